@@ -1,0 +1,5 @@
+"""`python -m korder` is `korder`."""
+
+from korder.cli.app import main
+
+main()

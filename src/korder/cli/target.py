@@ -1,0 +1,1 @@
+"""Find the running system for a command, or start the embedded servers for its length."""
