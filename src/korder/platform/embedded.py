@@ -97,8 +97,9 @@ class EmbeddedPostgres:
         self._folder = self._root / "postgres"
         self._sockets = socket_dir(self._root)
         host = quote(str(self._sockets))
-        self.url = f"postgresql://korder@/korder?host={host}"
-        self._admin_url = f"postgresql://postgres@/postgres?host={host}"
+        # The port names the socket file; said outright, since PGPORT would else be believed.
+        self.url = f"postgresql://korder@/korder?host={host}&port=5432"
+        self._admin_url = f"postgresql://postgres@/postgres?host={host}&port=5432"
 
     def prepare(self) -> None:
         """Make the cluster if there is none; end leftovers and drop what they left behind."""
@@ -120,7 +121,7 @@ class EmbeddedPostgres:
     def command(self) -> Command:
         """The postmaster as a direct child; SIGINT is its fast shutdown, SIGQUIT its immediate."""
         argv = [str(_pg_bin() / "postgres"), "-D", str(self._folder), "-k", str(self._sockets)]
-        argv += ["-h", ""]
+        argv += ["-h", "", "-p", "5432"]
         for key, value in _PG_SETTINGS.items():
             argv += ["-c", f"{key}={value}"]
         return Command(
