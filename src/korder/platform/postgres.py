@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 import aiosql
 import asyncpg
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"  # noqa: E501
+Connection: TypeAlias = (
+    "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"  # noqa: E501
+)
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 #: What a caller may treat as "PostgreSQL is not there right now": answer 503 or wait.
@@ -39,6 +41,25 @@ async def open_pool(url: str, *, max_size: int, name: str) -> Pool:
         server_settings={"application_name": f"korder-{name}", "timezone": "UTC"},
     )
     return await pool
+
+
+#: A batch looks up hundreds of keys by index. While a table is young its statistics make the
+#: planner prefer a sequential scan, and the cached plan outlives the youth of the table.
+_BATCH_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+
+
+async def open_batch_connection(url: str, *, name: str) -> "asyncpg.Connection[asyncpg.Record]":
+    """The one connection of a batch writer: UUIDs are raw bytes both ways, plans use indexes."""
+    conn = await asyncpg.connect(
+        url,
+        timeout=5,
+        command_timeout=10,
+        server_settings={"application_name": f"korder-{name}", "timezone": "UTC", **_BATCH_PLANS},
+    )
+    await conn.set_type_codec(
+        "uuid", schema="pg_catalog", format="binary", encoder=bytes, decoder=bytes
+    )
+    return conn
 
 
 @asynccontextmanager

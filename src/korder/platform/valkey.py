@@ -6,8 +6,12 @@ from typing import Any
 import redis.asyncio as valkey
 from redis.exceptions import (
     BusyLoadingError,
-    ConnectionError as ValkeyConnectionError,
     ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as ValkeyConnectionError,
+)
+from redis.exceptions import (
     TimeoutError as ValkeyTimeoutError,
 )
 

@@ -1,0 +1,357 @@
+"""The API's side of the gate: micro-batches in, verdicts out.
+
+Requests of one event-loop turn join one call of the Function `korder_reserve` (at most one call in
+flight per shard). Accepted requests wait here until the worker's verdict arrives on this process'
+reply lists. A request keeps its id through every repetition, and PostgreSQL inserts an id once, so
+repeating is always safe.
+"""
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from korder.domains.reservation import model
+from korder.domains.reservation.record import (
+    IDEMPOTENCY_PERIOD_S,
+    KEPT_HELD,
+    KEPT_PENDING,
+    KEYS,
+    SHARDS,
+    VERDICT,
+)
+from korder.platform.valkey import UNAVAILABLE, Client, Functions
+
+log = structlog.get_logger(__name__)
+
+#: The answer "no verdict yet": 202.
+QUEUED = b"P"
+#: Queue full, gate not loaded or out of reach: 503.
+OVERLOADED = b"Q"
+
+#: How long an undecided request is remembered after its 202, to be submitted again if Valkey
+#: loses it. By then the worker has decided it, or PostgreSQL has been down for a minute.
+DETACHED_S = 60.0
+#: A gate that cannot be reached is tried again this often, until the request's budget is spent.
+RETRY_S = 0.05
+TICK_S = 0.025
+#: Between looks at a shard's generation while requests wait unusually long.
+GENERATION_CHECK_S = 1.0
+
+
+class Answer(NamedTuple):
+    """What the gate or the worker says. Instants in µs since the epoch; zero unless held."""
+
+    code: bytes
+    id: bytes
+    created_us: int = 0
+    expires_us: int = 0
+    amount: int = 0
+    replayed: bool = False
+
+
+class _Waiter:
+    __slots__ = (
+        "accepted",
+        "attached",
+        "deadline",
+        "future",
+        "generation",
+        "id",
+        "record",
+        "shard",
+    )
+
+    def __init__(
+        self,
+        shard: int,
+        rid: bytes,
+        record: bytes,
+        future: "asyncio.Future[Answer]",
+        deadline: float,
+    ) -> None:
+        self.shard = shard
+        self.id = rid
+        self.record = record
+        self.future = future
+        self.deadline = deadline
+        self.generation = b""
+        self.accepted = False
+        #: False once its client has been told 202.
+        self.attached = True
+
+    def answer(self, answer: Answer) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+
+class Gate:
+    """One per API process. `start` before use, `stop` after the last request."""
+
+    def __init__(
+        self,
+        client: Client,
+        blocking_client: Client,
+        *,
+        batch_max: int,
+        queue_max: int,
+        wait_budget_ms: int,
+    ) -> None:
+        self._client = client
+        self._blocking = blocking_client
+        self._functions = Functions(client, "korder", Path(__file__).with_name("lua"))
+        self._batch_max = batch_max
+        self._queue_max = queue_max
+        self._budget_s = wait_budget_ms / 1000
+        self.address = os.urandom(6).hex().encode()
+        self._loop = asyncio.get_running_loop()
+        self._queues: list[deque[_Waiter]] = [deque() for _ in range(SHARDS)]
+        self._flushing = [False] * SHARDS
+        self._generation = [b""] * SHARDS
+        #: Attached waiters in order of their deadlines, then those already told 202.
+        self._waiting: dict[bytes, _Waiter] = {}
+        self._detached: dict[bytes, _Waiter] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._checked_at = 0.0
+        #: Plain counters, read by the metrics exporter.
+        self.batches = 0
+        self.batched = 0
+
+    def start(self) -> None:
+        """Begin to listen for verdicts and to watch deadlines."""
+        self._spawn(self._listen())
+        self._spawn(self._watch())
+
+    async def stop(self) -> None:
+        """Stop listening. Whoever still waits is told 202: the worker will decide."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for waiter in self._waiting.values():
+            waiter.answer(Answer(QUEUED if waiter.accepted else OVERLOADED, waiter.id))
+
+    def submit(
+        self, shard: int, rid: bytes, record: bytes, *, respond_async: bool = False
+    ) -> "asyncio.Future[Answer]":
+        """Put one request (a 75-byte record) before the gate; the future never raises."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        now = self._loop.time()
+        waiter = _Waiter(shard, rid, record, future, now + self._budget_s)
+        waiter.attached = not respond_async
+        (self._waiting if waiter.attached else self._detached)[rid] = waiter
+        self._enqueue(waiter)
+        return future
+
+    def pending(self, rid: bytes) -> bool:
+        """Whether this process still waits for the verdict of a request."""
+        return rid in self._waiting or rid in self._detached
+
+    # -- submitting
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _enqueue(self, waiter: _Waiter) -> None:
+        shard = waiter.shard
+        self._queues[shard].append(waiter)
+        if not self._flushing[shard]:
+            self._flushing[shard] = True
+            self._spawn(self._flush(shard))
+
+    async def _flush(self, shard: int) -> None:
+        """Send batch after batch until the shard's queue is empty; one call in flight."""
+        queue = self._queues[shard]
+        try:
+            while queue:
+                batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]
+                try:
+                    reply = await self._call(shard, batch)
+                except UNAVAILABLE:
+                    self._postpone(batch)
+                    continue
+                except Exception:
+                    log.exception("gate.call_failed", shard=shard)
+                    self._postpone(batch)
+                    continue
+                self._apply(shard, batch, reply)
+        finally:
+            self._flushing[shard] = False
+
+    async def _call(self, shard: int, batch: list[_Waiter]) -> list[bytes]:
+        keys = KEYS[shard]
+        period = int(time.time()) // IDEMPOTENCY_PERIOD_S
+        reply: list[bytes] = await self._functions.call(
+            "korder_reserve",
+            [
+                keys.meta,
+                keys.stock,
+                keys.limit,
+                keys.allowance,
+                keys.idempotency(period),
+                keys.idempotency(period - 1),
+                keys.stream,
+            ],
+            b"".join([waiter.record for waiter in batch]),
+            self.address,
+            self._queue_max,
+            2 * IDEMPOTENCY_PERIOD_S,
+        )
+        self.batches += 1
+        self.batched += len(batch)
+        return reply
+
+    def _apply(self, shard: int, batch: list[_Waiter], reply: list[bytes]) -> None:
+        generation = reply[0]
+        if not generation:
+            for waiter in batch:
+                self._refuse_or_postpone(waiter)
+            return
+        self._see_generation(shard, generation)
+        known = iter(reply[2:])
+        for waiter, code in zip(batch, _codes(reply[1]), strict=True):
+            if code == b"A":
+                waiter.accepted = True
+                waiter.generation = generation
+                if not waiter.attached:
+                    waiter.answer(Answer(QUEUED, waiter.id))
+            elif code == b"D":
+                self._replay(waiter, next(known), generation)
+            elif code in (b"U", b"Q"):
+                self._refuse_or_postpone(waiter)
+            else:
+                self._finish(waiter, Answer(code, waiter.id))
+
+    def _replay(self, waiter: _Waiter, value: bytes, generation: bytes) -> None:
+        """The key is known: answer as it was answered, or wait for that request's verdict."""
+        _, mark, rid = KEPT_PENDING.unpack_from(value)
+        if mark == QUEUED:
+            if rid == waiter.id:
+                waiter.accepted = True
+                waiter.generation = generation
+                if not waiter.attached:
+                    waiter.answer(Answer(QUEUED, rid))
+            elif not waiter.attached or self._loop.time() >= waiter.deadline:
+                self._finish(waiter, Answer(QUEUED, rid, replayed=True))
+            else:
+                self._loop.call_later(0.02, self._enqueue, waiter)
+            return
+        if mark == model.HELD:
+            _, _, rid, created, expires, amount = KEPT_HELD.unpack(value)
+            self._finish(waiter, Answer(mark, rid, created, expires, amount, replayed=True))
+            return
+        self._finish(waiter, Answer(mark, rid, replayed=True))
+
+    def _postpone(self, batch: list[_Waiter]) -> None:
+        """Valkey is out of reach; the call may or may not have arrived: try again with the ids."""
+        now = self._loop.time()
+        for waiter in batch:
+            if waiter.accepted or now + RETRY_S < min(waiter.deadline, now + self._budget_s):
+                self._loop.call_later(RETRY_S, self._enqueue, waiter)
+            else:
+                self._finish(waiter, Answer(OVERLOADED, waiter.id))
+
+    def _refuse_or_postpone(self, waiter: _Waiter) -> None:
+        """A closed or full gate refuses the new, and keeps what it had accepted before."""
+        if waiter.accepted:
+            self._loop.call_later(RETRY_S, self._enqueue, waiter)
+        else:
+            self._finish(waiter, Answer(OVERLOADED, waiter.id))
+
+    def _finish(self, waiter: _Waiter, answer: Answer) -> None:
+        self._waiting.pop(waiter.id, None)
+        self._detached.pop(waiter.id, None)
+        waiter.answer(answer)
+
+    # -- verdicts
+
+    async def _listen(self) -> None:
+        lists = [keys.reply(self.address) for keys in KEYS]
+        while True:
+            try:
+                reply = await self._blocking.blpop(lists, timeout=2)
+            except UNAVAILABLE:
+                await asyncio.sleep(RETRY_S)
+                continue
+            except Exception:
+                log.exception("gate.reply_unreadable")
+                await asyncio.sleep(RETRY_S)
+                continue
+            if reply is not None:
+                self.settle(reply[1])
+
+    def settle(self, verdicts: bytes) -> None:
+        """Resolve the requests of a block of 41-byte verdicts."""
+        waiting, detached = self._waiting, self._detached
+        for rid, code, created, expires, amount in VERDICT.iter_unpack(verdicts):
+            waiter = waiting.pop(rid, None) or detached.pop(rid, None)
+            if waiter is not None and not waiter.future.done():
+                waiter.future.set_result(Answer(code, rid, created, expires, amount))
+
+    # -- deadlines and lost generations
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._loop.time()
+            self._detach_overdue(now)
+            if now - self._checked_at >= GENERATION_CHECK_S and (self._waiting or self._detached):
+                self._checked_at = now
+                try:
+                    await self._check_generations()
+                except UNAVAILABLE:
+                    continue
+
+    def _detach_overdue(self, now: float) -> None:
+        overdue = []
+        for waiter in self._waiting.values():
+            if waiter.deadline > now:
+                break
+            overdue.append(waiter)
+        for waiter in overdue:
+            if not waiter.accepted:
+                self._finish(waiter, Answer(OVERLOADED, waiter.id))
+                continue
+            del self._waiting[waiter.id]
+            waiter.attached = False
+            self._detached[waiter.id] = waiter
+            waiter.answer(Answer(QUEUED, waiter.id))
+        forgotten = []
+        for waiter in self._detached.values():
+            if waiter.deadline + DETACHED_S > now and len(self._detached) <= self._queue_max:
+                break
+            forgotten.append(waiter.id)
+        for rid in forgotten:
+            del self._detached[rid]
+
+    async def _check_generations(self) -> None:
+        shards = {w.shard for w in self._undecided()}
+        for shard in shards:
+            generation = await self._client.hget(KEYS[shard].meta, "generation")
+            if generation:
+                self._see_generation(shard, generation)
+
+    def _see_generation(self, shard: int, generation: bytes) -> None:
+        """A rebuilt gate may have lost what was accepted before: submit that again."""
+        if self._generation[shard] == generation:
+            return
+        self._generation[shard] = generation
+        for waiter in list(self._undecided()):
+            if waiter.shard == shard and waiter.accepted and waiter.generation != generation:
+                waiter.generation = generation
+                self._enqueue(waiter)
+
+    def _undecided(self) -> Iterator[_Waiter]:
+        yield from self._waiting.values()
+        yield from self._detached.values()
+
+
+def _codes(codes: bytes) -> Iterator[bytes]:
+    """The one-byte slices of a bytes value."""
+    return (codes[i : i + 1] for i in range(len(codes)))
