@@ -76,6 +76,14 @@ class Settings:
     hash_queue_max: int = _setting(
         64, "KORDER_HASH_QUEUE_MAX", "Sign-ins that may wait for a hash; past it 503.", "requests"
     )
+    metrics_networks: str = _setting(
+        "127.0.0.0/8,::1/128",
+        "KORDER_METRICS_NETWORKS",
+        "Networks that may read /metrics (never through a proxy), separated by commas.",
+    )
+    audit_interval_s: int = _setting(
+        300, "KORDER_AUDIT_INTERVAL_SECONDS", "How often the invariants are metrics; 0: never.", "s"
+    )
     body_max_bytes: int = _setting(
         65_536, "KORDER_BODY_MAX_BYTES", "Largest request body; past it 413.", "bytes"
     )

@@ -71,4 +71,4 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
 
 def load_queries(path: Path) -> Any:
     """The named queries of a `.sql` file (aiosql syntax), for asyncpg."""
-    return aiosql.from_path(path, "asyncpg")
+    return aiosql.from_path(path, "asyncpg", mandatory_parameters=False)

@@ -33,12 +33,16 @@ class _Collision(Exception):
 
 
 class Verdict(NamedTuple):
-    """What became of one request. Instants in µs; zero unless held."""
+    """What became of one request. Instants in µs; zero unless held.
+
+    `fingerprint` is set when the key was known: that of the request which used it first.
+    """
 
     code: bytes
     created_us: int = 0
     expires_us: int = 0
     amount: int = 0
+    fingerprint: bytes = b""
 
 
 async def decide_batch(
@@ -161,12 +165,13 @@ async def _known(
         seen.add(request.id)
         key = (request.member, request.digest)
         if key in by_key:
-            same = by_key[key] == request.fingerprint
+            owner = by_key[key]
         elif first.setdefault(key, request) is not request:
-            same = first[key].fingerprint == request.fingerprint
+            owner = first[key].fingerprint
         else:
             continue
-        found[request.id] = Verdict(model.KEY_KNOWN if same else model.KEY_CONFLICT)
+        code = model.KEY_KNOWN if owner == request.fingerprint else model.KEY_CONFLICT
+        found[request.id] = Verdict(code, fingerprint=owner)
     return found
 
 

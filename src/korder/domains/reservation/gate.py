@@ -25,6 +25,7 @@ from korder.domains.reservation.record import (
     SHARDS,
     VERDICT,
 )
+from korder.kernel.errors import Code
 from korder.platform.valkey import UNAVAILABLE, Client, Functions
 
 log = structlog.get_logger(__name__)
@@ -150,6 +151,17 @@ class Gate:
     def pending(self, rid: bytes) -> bool:
         """Whether this process still waits for the verdict of a request."""
         return rid in self._waiting or rid in self._detached
+
+    def may_have_forgotten(self, shard: int, opens_s: float, code: Code) -> bool:
+        """Whether a key of this sale may have been decided without the gate remembering it.
+
+        No key is older than its sale, so nothing is forgotten while the sale is younger than both
+        the gate's memory of keys and the last rebuild. A closed sale was not asked at the gate.
+        """
+        if code is Code.SALE_CLOSED:
+            return True
+        rebuilt_s = int(self._generation[shard] or b"0", 16) / 1e9
+        return opens_s < max(rebuilt_s, time.time() - IDEMPOTENCY_PERIOD_S)
 
     # -- submitting
 

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 from redis.exceptions import ResponseError
@@ -34,7 +34,7 @@ ALLOWANCE_BATCH = 2000
 #: Dead letters kept per shard (approximately).
 DEAD_KEPT = 10_000
 
-Conn = asyncpg.Connection[asyncpg.Record]
+Conn: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Entry(NamedTuple):
@@ -137,9 +137,9 @@ class Gatekeeper:
                         )
                     continue
                 back.append(CREDIT.pack(r.member, r.ticket_type, r.quantity))
-                if r.flags & HAS_KEY and v.code in model.REASONS:
+                if r.flags & HAS_KEY:
                     kept.append(r.digest)
-                    kept.append(KEPT_PENDING.pack(r.fingerprint, v.code, r.id))
+                    kept.append(_kept_refusal(r, v))
             args += [entry.id, len(requests), b"".join(back)]
         args += [len(kept) // 2, *kept]
         args += [b"".join(answers) for answers in replies.values()]
@@ -256,6 +256,17 @@ class Gatekeeper:
         await self._reconcile(
             shard, triples, complete=True, generation=generation, run=await self.run_id()
         )
+
+
+def _kept_refusal(request: Request, verdict: Verdict) -> bytes:
+    """What the gate remembers of a refused request's key.
+
+    A key that another request owns stays that one's: kept with the owner's fingerprint, and with
+    the mark that sends the API to PostgreSQL for the owner's answer.
+    """
+    if verdict.fingerprint:
+        return KEPT_PENDING.pack(verdict.fingerprint, model.KEY_KNOWN, request.id)
+    return KEPT_PENDING.pack(request.fingerprint, verdict.code, request.id)
 
 
 def _entries(reply: Any, shards: Sequence[int], *, again: bool) -> list[Entry]:

@@ -180,12 +180,13 @@ SELECT id, event_id, ticket_type_id, quantity, amount, currency, expires_at, cre
            AS status
 FROM reservations.reservations WHERE id = :id AND member_id = :member_id;
 
--- name: get_by_key^
--- The reservation that a member's key decided.
-SELECT id, event_id, ticket_type_id, quantity, amount, currency, expires_at, created_at, reason,
-       status::text, fingerprint
-FROM reservations.reservations
-WHERE member_id = :member_id AND idempotency_key = :digest;
+-- name: get_by_keys
+-- The reservations that these members' keys decided (pairs, in order).
+SELECT r.id, r.member_id, r.event_id, r.ticket_type_id, r.quantity, r.amount, r.currency,
+       r.expires_at, r.created_at, r.reason, r.status::text, r.idempotency_key, r.fingerprint
+FROM unnest(:members::uuid[], :digests::bytea[]) AS pair (member_id, digest)
+JOIN reservations.reservations r
+  ON r.member_id = pair.member_id AND r.idempotency_key = pair.digest;
 
 -- name: list_of_member
 -- A member's reservations, newest first.
@@ -200,10 +201,6 @@ WHERE member_id = :member_id
           = :status)
   AND (:before::uuid IS NULL OR id < :before)
 ORDER BY id DESC LIMIT :most;
-
--- name: organizer_of$
--- Who sells this event.
-SELECT organizer_id FROM reservations.inventory WHERE event_id = :event_id LIMIT 1;
 
 -- name: list_of_event
 -- An event's reservations, newest first, for its organizer.

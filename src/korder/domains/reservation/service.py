@@ -19,12 +19,12 @@ from korder.domains.reservation.contract import (
     Sale,
     TicketTypeAvailability,
 )
-from korder.domains.reservation.gate import Gate
 from korder.domains.reservation.record import REQUEST, Request, shard_of
 from korder.domains.reservation.release import cancel_of_event, end_holds
 from korder.kernel.clock import rfc3339
 from korder.kernel.errors import Code, Refusal
 from korder.kernel.ids import id_text
+from korder.platform.coalesce import Coalesced
 from korder.platform.postgres import Pool, transaction
 from korder.platform.valkey import Client
 
@@ -61,13 +61,14 @@ class ReservationService:
     cached data is old.
     """
 
-    def __init__(self, pool: Pool, client: Client, gate: Gate, changed: Callable[[UUID], Any]):
+    def __init__(self, pool: Pool, client: Client, changed: Callable[[UUID], Any]):
         self._pool = pool
         self._client = client
-        self._gate = gate
         self._changed = changed
-        self._availability: dict[UUID, tuple[float, Availability | None]] = {}
+        #: by event id as text: (monotonic time of reading, counts, their JSON)
+        self._availability: dict[str, tuple[float, Availability | None, bytes | None]] = {}
         self._reading: dict[UUID, asyncio.Task[Availability | None]] = {}
+        self._by_key = Coalesced(self._rows_by_key)
         self.cache_hits = 0
         self.cache_misses = 0
 
@@ -101,10 +102,16 @@ class ReservationService:
         value = request.member + event_raw + request.ticket_type + b"%d" % request.quantity
         await self._client.set(_queued_key(request.id), value, ex=QUEUED_KEPT_S)
 
-    async def by_key(self, member_id: UUID, digest: bytes) -> Any:
-        """The row that an older use of this key decided, or None."""
+    async def by_key(self, member_raw: bytes, digest: bytes) -> Any:
+        """The row that an older use of this key decided, or None; a crowd shares its queries."""
+        return await self._by_key.get((member_raw, digest))
+
+    async def _rows_by_key(self, wanted: list[tuple[bytes, bytes]]) -> dict[Any, Any]:
         async with self._pool.acquire(timeout=5) as conn:
-            return await queries.get_by_key(conn, member_id=member_id, digest=digest)
+            rows = queries.get_by_keys(
+                conn, members=[UUID(bytes=m) for m, _ in wanted], digests=[d for _, d in wanted]
+            )
+            return {(r["member_id"].bytes, r["idempotency_key"]): r async for r in rows}
 
     async def list_mine(
         self,
@@ -128,23 +135,10 @@ class ReservationService:
             return [to_reservation(row) async for row in rows]
 
     async def list_of_event(
-        self,
-        event_id: UUID,
-        *,
-        asker: UUID,
-        is_admin: bool,
-        status: str | None,
-        before: UUID | None,
-        limit: int,
+        self, event_id: UUID, *, status: str | None, before: UUID | None, limit: int
     ) -> list[Reservation]:
-        """An event's reservations for its organizer or an admin; `not_found` for others.
-
-        An event that was never on sale has an empty list for nobody: it is not known here.
-        """
+        """An event's reservations, newest first; who may ask is the caller's business."""
         async with self._pool.acquire(timeout=5) as conn:
-            organizer = await queries.organizer_of(conn, event_id=event_id)
-            if organizer is None or (organizer != asker and not is_admin):
-                raise Refusal(Code.NOT_FOUND)
             rows = queries.list_of_event(
                 conn, event_id=event_id, status=status, before=before, most=limit
             )
@@ -240,9 +234,25 @@ class ReservationService:
         await self._settled(event_id, told)
         return cancelled
 
+    def availability_cached(self, event_text: str) -> bytes | None:
+        """The counts as JSON from this process's memory, if they are fresh."""
+        cached = self._availability.get(event_text)
+        if cached is None or time.monotonic() - cached[0] >= AVAILABILITY_FRESH_S:
+            return None
+        self.cache_hits += 1
+        return cached[2]
+
+    async def availability_json(self, event_id: UUID) -> bytes | None:
+        """The counts as JSON, at most one second old; None when the sale was never opened."""
+        found = await self.availability(event_id)
+        cached = self._availability.get(str(event_id))
+        if cached is not None and cached[1] is found:
+            return cached[2]
+        return None if found is None else msgspec.json.encode(found)
+
     async def availability(self, event_id: UUID) -> Availability | None:
         """See `contract.ReservationContract.availability`."""
-        cached = self._availability.get(event_id)
+        cached = self._availability.get(str(event_id))
         if cached is not None and time.monotonic() - cached[0] < AVAILABILITY_FRESH_S:
             self.cache_hits += 1
             return cached[1]
@@ -254,12 +264,12 @@ class ReservationService:
             task.add_done_callback(lambda _: self._reading.pop(event_id, None))
         return await asyncio.shield(task)
 
-    def forget_availability(self, event_id: UUID | None) -> None:
-        """Drop the cached counts of an event, or of all."""
-        if event_id is None:
+    def forget_availability(self, event_text: str) -> None:
+        """Drop the cached counts of an event, or of all (`*`)."""
+        if event_text == "*":
             self._availability.clear()
         else:
-            self._availability.pop(event_id, None)
+            self._availability.pop(event_text, None)
 
     async def _read_availability(self, event_id: UUID) -> Availability | None:
         # The age counts from before the query, so that the answer is never older than it says.
@@ -285,12 +295,12 @@ class ReservationService:
             )
         while len(self._availability) >= AVAILABILITY_CACHED_MAX:
             self._availability.pop(next(iter(self._availability)))
-        self._availability[event_id] = (began, found)
+        encoded = None if found is None else msgspec.json.encode(found)
+        self._availability[str(event_id)] = (began, found, encoded)
         return found
 
     async def _settled(self, event_id: UUID, told: Sequence[int]) -> None:
         """Tell the caches, and wait (bounded) until the relay has told the gate."""
-        self.forget_availability(event_id)
         await self._changed(event_id)
         deadline = time.monotonic() + GATE_WAIT_S
         while time.monotonic() < deadline:

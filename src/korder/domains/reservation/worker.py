@@ -69,6 +69,8 @@ class Worker:
             except LeaseLost as lost:
                 log.warning("worker.lease_lost", shards=sorted(lost.shards))
                 self.leases.lose(lost.shards)
+                # Entries of the other shards were read in the same batch: read them again.
+                self._redeliver.update(self.leases.held)
             except Exception as error:
                 self._redeliver.update(self.leases.held)
                 delay = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
@@ -102,30 +104,31 @@ class Worker:
                 log.info("worker.leases_taken", shards=sorted(taken))
                 await self._adopt(conn, taken)
         await self._check_gate(conn)
-        entries: list[Entry] = []
-        if self._redeliver:
-            entries = await self._pending_again()
-        if not entries:
-            entries = await self._read_new()
+        entries = await self._read(conn)
         for chunk in _chunks(entries, self._settings.worker_batch_max):
             await self._process(conn, chunk)
         await self._between_batches(conn)
 
     # -- reading
 
+    async def _read(self, conn: "asyncpg.Connection[asyncpg.Record]") -> list[Entry]:
+        """What was begun before, else what is new."""
+        try:
+            begun = await self._pending_again() if self._redeliver else []
+            return begun or await self._read_new()
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            # The streams are gone: Valkey was emptied under us, maybe in the middle of a rebuild.
+            await self._rebuild(conn, set(self.leases.held))
+            return []
+
     async def _read_new(self) -> list[Entry]:
         shards = sorted(self.leases.held)
         if not shards:
             await asyncio.sleep(READ_BLOCK_MS / 1000)
             return []
-        try:
-            return await self._gate.read(shards, block_ms=READ_BLOCK_MS)
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            # The streams are gone: Valkey was emptied under us.
-            await self._rebuild(await self._connection(), set(shards))
-            return []
+        return await self._gate.read(shards, block_ms=READ_BLOCK_MS)
 
     async def _pending_again(self) -> list[Entry]:
         shards = sorted(self._redeliver & set(self.leases.held))
@@ -198,7 +201,7 @@ class Worker:
         self._redeliver |= wanted
         await self._gate.prepare(sorted(wanted))
         await self._rebuild(conn, await self._gate.not_loaded(sorted(wanted)))
-        self._reconcile_at = 0.0
+        self._reconcile_at = 0.0  # the one before may have died in the middle of anything
 
     async def _check_gate(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
         """A Valkey that restarted or was emptied has a gate that must not be trusted."""
@@ -215,6 +218,8 @@ class Worker:
         for shard in sorted(shards):
             await self._gate.rebuild(conn, shard)
         self._redeliver |= shards
+        # Entries committed before and not settled were counted twice: reconcile once they are.
+        self._reconcile_at = 0.0
         metrics.REBUILDS.inc(len(shards))
         log.info(
             "worker.gate_rebuilt",
@@ -231,7 +236,8 @@ class Worker:
             # A full sweep means that more are due: come back after the next batch.
             more = expired >= RELEASE_BATCH
             self._sweep_at = 0.0 if more else now + self._settings.sweep_interval_ms / 1000
-        if now >= self._relay_at and shards:
+        # Not while entries may be committed and still in the stream: they would count twice.
+        if now >= self._relay_at and shards and not self._redeliver:
             full = await self._gate.relay(conn, shards)
             self._relay_at = 0.0 if full else now + self._settings.relay_interval_ms / 1000
         if now >= self._reconcile_at and shards and not self._redeliver:

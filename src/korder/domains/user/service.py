@@ -1,0 +1,69 @@
+"""The user domain as one object: what `bootstrap` builds, others ask and controllers use."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from korder.domains.user.contract import Revocation
+from korder.domains.user.keys import RETIRED_SLACK_S, KeyRing
+from korder.domains.user.members import Members
+from korder.domains.user.passwords import Passwords
+from korder.domains.user.points import Points
+from korder.domains.user.sessions import Sessions
+from korder.domains.user.store import queries
+from korder.platform.invalidation import Invalidation
+from korder.platform.postgres import Pool
+from korder.settings import Settings
+
+#: Rows deleted by one statement, so that none holds its locks for long.
+HOUSEKEEPING_BATCH = 5000
+
+
+class UserService:
+    """Implements `contract.UserContract`; use cases are in its four parts."""
+
+    def __init__(self, pool: Pool, invalidation: Invalidation, settings: Settings) -> None:
+        self._pool = pool
+        self._key_slack_s = settings.access_token_s + RETIRED_SLACK_S
+        self._passwords = Passwords(settings.hash_concurrency, settings.hash_queue_max)
+        self.keys = KeyRing(pool, settings.access_token_s)
+        self.sessions = Sessions(pool, invalidation, self._passwords, self.keys, settings)
+        self.members = Members(pool, invalidation, self._passwords, self.sessions)
+        self.points = Points(pool)
+
+    async def start(self) -> None:
+        """Have a signing key and keep up with its rotation; PostgreSQL may come later."""
+        await self.keys.start()
+
+    async def stop(self) -> None:
+        """End the background task and the hashing threads."""
+        await self.keys.stop()
+        self._passwords.close()
+
+    async def roles_of(self, member_id: UUID) -> frozenset[str]:
+        """See `contract.UserContract.roles_of`."""
+        return await self.members.roles_of(member_id)
+
+    async def public_keys(self) -> dict[str, Ed25519PublicKey]:
+        """See `contract.UserContract.public_keys`."""
+        return {key.kid: key.public_key for key in await self.keys.reload()}
+
+    async def revocations(self, since: datetime | None) -> list[Revocation]:
+        """See `contract.UserContract.revocations`."""
+        return await self.sessions.revocations(since)
+
+    async def housekeeping(self) -> Mapping[str, int]:
+        """Delete what has outlived its use; how many rows of each kind went.
+
+        Bounded: call it every minute or so, from any number of processes.
+        """
+        most = HOUSEKEEPING_BATCH
+        async with self._pool.acquire(timeout=5) as conn:
+            return {
+                "answers": await queries.delete_old_answers(conn, most=most),
+                "refresh_tokens": await queries.delete_old_tokens(conn, most=most),
+                "sessions": await queries.delete_old_sessions(conn, most=most),
+                "signing_keys": await queries.delete_old_keys(conn, slack_s=self._key_slack_s),
+            }

@@ -1,0 +1,162 @@
+"""Who asks: access tokens (JWT, EdDSA) verified locally with published keys.
+
+No identity header is believed, and no server is asked: a verified token is cached until it expires
+or its session is revoked.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from korder.kernel.errors import Code, Refusal, overloaded
+
+#: `typ` in the header of an access token (RFC 9068).
+ACCESS_HEADER_TYPE = "at+jwt"
+ALGORITHM = "EdDSA"
+#: Verified tokens kept per process; about 1 KB each.
+CACHED_MAX = 50_000
+#: Clocks of two machines may differ by this much.
+LEEWAY_S = 5
+#: A forged `kid` makes us look for new keys at most this often.
+KEY_LOOKUP_S = 1.0
+TOKEN_MAX_BYTES = 4096
+
+
+class Principal(NamedTuple):
+    """Proved by a verified access token. `expires_s` is in seconds since the epoch."""
+
+    member_id: UUID
+    member_raw: bytes
+    session_id: UUID
+    expires_s: float
+
+
+class KeySource(Protocol):
+    """Where the published keys come from."""
+
+    async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """All keys whose tokens may still be alive, by `kid`."""
+        ...
+
+
+class _UnknownKeyError(Exception):
+    """The token names a key that we have not seen."""
+
+
+class Authenticator:
+    """One per process. `use_keys` before the first token; `revoke` as sessions end."""
+
+    def __init__(self, source: KeySource, *, issuer: str, audience: str) -> None:
+        self._source = source
+        self._issuer = issuer
+        self._audience = audience
+        self._keys: Mapping[str, Ed25519PublicKey] = {}
+        self._cache: dict[bytes, Principal] = {}
+        self._by_session: dict[UUID, list[bytes]] = {}
+        self._revoked: dict[UUID, float] = {}
+        self._looked_up_at = float("-inf")
+
+    def use_keys(self, keys: Mapping[str, Ed25519PublicKey]) -> None:
+        """Replace the published keys; tokens of a key that is gone are verified anew."""
+        if set(self._keys) - set(keys):
+            self._cache.clear()
+            self._by_session.clear()
+        self._keys = dict(keys)
+
+    def revoke(self, session_ids: Iterable[UUID], kept_s: float) -> None:
+        """Refuse the tokens of these sessions from now on; forget it when they have expired."""
+        now = time.time()
+        for session_id in session_ids:
+            self._revoked.setdefault(session_id, now + kept_s)
+            for token in self._by_session.pop(session_id, ()):
+                self._cache.pop(token, None)
+        while self._revoked:
+            oldest = next(iter(self._revoked))
+            if self._revoked[oldest] > now:
+                break
+            del self._revoked[oldest]
+
+    def cached(self, authorization: bytes | None) -> Principal | None:
+        """The principal of a header verified before, if it still holds."""
+        found = self._cache.get(authorization) if authorization is not None else None
+        return found if found is not None and found.expires_s > time.time() else None
+
+    def authenticate(self, authorization: bytes | None) -> Principal:
+        """The principal of an `Authorization` header, from the cache or verified now.
+
+        Raises Refusal `unauthenticated`; also for a key that is not loaded yet, for which
+        `authenticate_fresh` looks first.
+        """
+        found = self.cached(authorization)
+        if found is not None:
+            return found
+        try:
+            return self._verify(authorization)
+        except _UnknownKeyError:
+            raise Refusal(Code.UNAUTHENTICATED) from None
+
+    async def authenticate_fresh(self, authorization: bytes | None) -> Principal:
+        """As `authenticate`, but a key published a moment ago is fetched first."""
+        found = self.cached(authorization)
+        if found is not None:
+            return found
+        try:
+            return self._verify(authorization)
+        except _UnknownKeyError:
+            if time.monotonic() - self._looked_up_at >= KEY_LOOKUP_S:
+                self._looked_up_at = time.monotonic()
+                self.use_keys(await self._source.public_keys())
+        if not self._keys:
+            raise overloaded()  # no key yet is our lack, not the token's fault
+        return self.authenticate(authorization)
+
+    def _verify(self, authorization: bytes | None) -> Principal:
+        if authorization is None or len(authorization) > TOKEN_MAX_BYTES:
+            raise Refusal(Code.UNAUTHENTICATED)
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not token:
+            raise Refusal(Code.UNAUTHENTICATED)
+        try:
+            principal = self._claims(token.strip())
+        except (jwt.InvalidTokenError, ValueError, KeyError, TypeError, AttributeError):
+            raise Refusal(Code.UNAUTHENTICATED) from None
+        if principal.session_id in self._revoked:
+            raise Refusal(Code.UNAUTHENTICATED)
+        self._remember(authorization, principal)
+        return principal
+
+    def _claims(self, token: bytes) -> Principal:
+        header = jwt.get_unverified_header(token)
+        if header.get("typ") != ACCESS_HEADER_TYPE or header.get("alg") != ALGORITHM:
+            raise ValueError("not an access token")
+        kid = header.get("kid")
+        if not isinstance(kid, str):
+            raise ValueError("no kid")
+        key = self._keys.get(kid)
+        if key is None:
+            raise _UnknownKeyError
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[ALGORITHM],
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=LEEWAY_S,
+            options={"require": ["exp", "iat", "sub", "sid", "iss", "aud"]},
+        )
+        if claims.get("typ") != "access":
+            raise ValueError("not an access token")
+        member = UUID(claims["sub"])
+        return Principal(member, member.bytes, UUID(claims["sid"]), float(claims["exp"]))
+
+    def _remember(self, authorization: bytes, principal: Principal) -> None:
+        while len(self._cache) >= CACHED_MAX:
+            oldest = next(iter(self._cache))
+            session = self._cache.pop(oldest).session_id
+            self._by_session.pop(session, None)
+        self._cache[authorization] = principal
+        self._by_session.setdefault(principal.session_id, []).append(authorization)

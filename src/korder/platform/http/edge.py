@@ -1,0 +1,212 @@
+"""The outermost ASGI application: request ids, body bound, hot routes, then the framework.
+
+Hot routes (reserve, availability, public events) are raw: a framework's routing, dependency
+injection and response objects would cost several times what the work itself costs. They answer
+with the same problem details and take the same tokens as everything else.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, TypeAlias
+
+import structlog
+
+from korder.kernel.errors import Code, Refusal, overloaded
+from korder.kernel.messages import Language, language_of
+from korder.platform.http.problem import Headers, answer_of
+from korder.platform.postgres import UNAVAILABLE as POSTGRES_UNAVAILABLE
+from korder.platform.valkey import UNAVAILABLE as VALKEY_UNAVAILABLE
+
+log = structlog.get_logger(__name__)
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Asgi: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Reply: TypeAlias = tuple[int, Headers, bytes]
+
+UNAVAILABLE = (*POSTGRES_UNAVAILABLE, *VALKEY_UNAVAILABLE)
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+class Call:
+    """One request on a hot route. `headers` has lower-case names; the last of equal ones wins."""
+
+    __slots__ = ("body_max", "headers", "path", "receive", "scope")
+
+    def __init__(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, body_max: int
+    ) -> None:
+        self.scope = scope
+        self.headers = headers
+        self.path: str = scope["path"]
+        self.receive = receive
+        self.body_max = body_max
+
+    @property
+    def language(self) -> Language:
+        """What the client reads."""
+        return language_of(self.headers.get(b"accept-language"))
+
+    async def body(self) -> bytes:
+        """The whole body. Raises Refusal `payload_too_large`, ClientGoneError."""
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        body: bytes = message.get("body", b"")
+        while message.get("more_body"):
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            body += message.get("body", b"")
+            if len(body) > self.body_max:
+                raise too_large(self.body_max)
+        if len(body) > self.body_max:
+            raise too_large(self.body_max)
+        return body
+
+    def refuse(self, refusal: Refusal) -> Reply:
+        """The reply for a refusal."""
+        return answer_of(refusal, self.language, self.path)
+
+
+#: Answers, or returns None (before it has read the body) to leave the request to the framework.
+HotHandler: TypeAlias = Callable[[Call], Awaitable[Reply | None]]
+
+
+def too_large(most: int) -> Refusal:
+    """The refusal for a body over the bound."""
+    return Refusal(Code.PAYLOAD_TOO_LARGE, params={"max": most})
+
+
+class HotRoutes:
+    """Exact paths, and paths with one id in the middle, by method."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[str, HotHandler]] = {}
+        self._around: list[tuple[str, str, dict[str, HotHandler]]] = []
+
+    def add(self, method: str, path: str, handler: HotHandler) -> None:
+        """`path` is literal but for at most one `{id}`, which stands for one segment."""
+        before, marker, after = path.partition("{id}")
+        if not marker:
+            self._exact.setdefault(path, {})[method] = handler
+            return
+        for known_before, known_after, handlers in self._around:
+            if (known_before, known_after) == (before, after):
+                handlers[method] = handler
+                return
+        self._around.append((before, after, {method: handler}))
+
+    def find(self, path: str) -> dict[str, HotHandler]:
+        """The handlers of a path by method; empty when it is not hot."""
+        exact = self._exact.get(path)
+        if exact is not None:
+            return exact
+        for before, after, handlers in self._around:
+            if path.startswith(before) and path.endswith(after):
+                middle = path[len(before) : len(path) - len(after)]
+                if middle and "/" not in middle:
+                    return handlers
+        return {}
+
+
+class Edge:
+    """Wraps the framework's application."""
+
+    def __init__(self, inner: Asgi, hot: HotRoutes, *, body_max: int) -> None:
+        self._inner = inner
+        self._hot = hot
+        self._body_max = body_max
+        self._id_prefix = os.urandom(6).hex().encode()
+        self._count = 0
+        #: Requests by (route or "hot path", status), read by the metrics exporter.
+        self.answers: Counter[tuple[str, int]] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request."""
+        headers = dict(scope["headers"])
+        handlers = self._hot.find(scope["path"])
+        handler = handlers.get(scope["method"])
+        request_id = self._request_id(headers.get(b"x-request-id"))
+        call = Call(scope, headers, receive, self._body_max)
+        try:
+            reply = await self._early(call, handler, request_id)
+        except ClientGoneError:
+            return
+        if reply is None:
+            await self._framework(call, request_id, sorted(handlers), send)
+            return
+        status, out, body = reply
+        self.answers[scope["path"] if handler is None else "hot", status] += 1
+        out.append((b"x-request-id", request_id))
+        await send({"type": "http.response.start", "status": status, "headers": out})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _early(
+        self, call: Call, handler: HotHandler | None, request_id: bytes
+    ) -> Reply | None:
+        try:
+            length = call.headers.get(b"content-length")
+            if length is not None and (not length.isdigit() or int(length) > self._body_max):
+                status, headers, body = call.refuse(too_large(self._body_max))
+                return status, [*headers, (b"connection", b"close")], body
+            return None if handler is None else await handler(call)
+        except Refusal as refusal:
+            return call.refuse(refusal)
+        except UNAVAILABLE as error:
+            log.warning("http.part_unavailable", error=repr(error), path=call.path)
+            return call.refuse(overloaded())
+        except ClientGoneError:
+            raise
+        except Exception:
+            log.exception("http.failed", path=call.path, request_id=request_id.decode())
+            return call.refuse(Refusal(Code.INTERNAL))
+
+    async def _framework(
+        self, call: Call, request_id: bytes, hot_methods: list[str], send: Send
+    ) -> None:
+        seen = 0
+        scope = call.scope
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal seen
+            message = await call.receive()
+            seen += len(message.get("body", b""))
+            if seen > self._body_max:
+                raise too_large(self._body_max)
+            return message
+
+        async def tagged(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(b"x-request-id", request_id)]
+                for name, value in message.get("headers", ()):
+                    if name == b"allow":
+                        value = _merged(value, hot_methods)  # noqa: PLW2901
+                    headers.append((name, value))
+                message = {**message, "headers": headers}
+                route = scope.get("path_template") or "unknown"
+                self.answers[str(route), message["status"]] += 1
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
+            await self._inner(scope, counted, tagged)
+
+    def _request_id(self, given: bytes | None) -> bytes:
+        if given is not None and _SANE_ID.fullmatch(given):
+            return given
+        self._count += 1
+        return b"%b-%x" % (self._id_prefix, self._count)
+
+
+def _merged(allow: bytes, hot_methods: list[str]) -> bytes:
+    """The framework knows nothing of the hot routes' methods."""
+    known = {name.strip() for name in allow.decode().split(",") if name.strip()}
+    return ", ".join(sorted(known | set(hot_methods))).encode()

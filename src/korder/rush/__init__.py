@@ -1,0 +1,1 @@
+"""The load generator of `korder rush`, its figures and its report. It knows only the contract."""
