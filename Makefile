@@ -31,14 +31,15 @@ test: .dev ## Run the tests; ARGS="tests/unit" for the quick ones.
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 check: .dev ## Format, lint, types and import contracts, as .ci/run wants them.
-	@$(BIN)/ruff format --check --quiet . || { echo 'Mend it with: $(BIN)/ruff format .'; exit 1; }
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-cache --no-logo
+	@status=0; \
+	$(BIN)/ruff format --check --quiet . || { echo 'Mend it: $(BIN)/ruff format .'; status=1; }; \
+	$(BIN)/ruff check --quiet . || status=1; \
+	$(BIN)/mypy --no-error-summary || status=1; \
+	$(BIN)/lint-imports --no-cache --no-logo || status=1; \
+	exit $$status
 
 docs: .runtime ## Write docs/settings.md anew from korder.settings.
-	@$(BIN)/python -m korder.cli.settings_doc > docs/settings.md.new
-	@mv docs/settings.md.new docs/settings.md
+	@page=$$($(BIN)/python -m korder.cli.settings_doc) && printf '%s\n' "$$page" > docs/settings.md
 
 ##@ Measure it
 

@@ -94,13 +94,13 @@ class Core:
             await steps.open()
         return steps
 
-    def service(self, gate: Gate) -> ReservationService:
+    def service(self) -> ReservationService:
         """The use cases around the path."""
 
         async def nobody_to_tell(_: UUID) -> None:
             return None
 
-        return ReservationService(self.pool, self.client, gate, nobody_to_tell)
+        return ReservationService(self.pool, self.client, nobody_to_tell)
 
     # -- acting
 
@@ -193,9 +193,11 @@ class Core:
         Without a worker one is started: whatever a test left behind must heal by itself.
         """
         if not self._workers:
+            # Steps hold leases for a minute, and count as workers that want a share.
             await self.pool.execute(
                 "UPDATE reservations.shard_leases SET expires_at = '-infinity', owner = ''"
             )
+            await self.pool.execute("DELETE FROM reservations.workers")
             await self.worker("healer", ready=False)
         deadline = time.monotonic() + 10
         while wrong := await self._wrong():

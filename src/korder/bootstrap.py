@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -62,15 +63,13 @@ class Api:
         self._app: Asgi | None = None
         self._closing: list[Callable[[], Awaitable[Any]]] = []
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve. (Not a coroutine function of its own: one frame less for each request.)"""
         if scope["type"] == "http" and self._app is not None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            return self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            return self._lifespan(receive, send)
+        return send({"type": "websocket.close", "code": 1000})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -126,7 +125,7 @@ class Api:
         described = openapi.document(framework, hot_openapi.paths(), hot_openapi.schemas())
         hot = HotRoutes()
         hot.add("POST", "/v1/reservations", reserve.reserve)
-        hot.add("GET", "/v1/events/{id}/availability", reserve.availability)
+        hot.only("/v1/events/{id}/availability", reserve.availability)
         hot.add("GET", "/v1/events/{id}", EventRoutes(events).get)
         Operation(
             health_checks(pool, client),
@@ -226,10 +225,12 @@ def run_api(settings: Settings, fd: int) -> None:
 
 def serve(app: Any, fd: int) -> None:
     """Run an ASGI application as every API process does (the benchmarks' ceiling does too)."""
+    spare_the_collector()
     config = uvicorn.Config(
         app,
         loop="uvloop",
         http="httptools",
+        interface="asgi3",
         lifespan="on",
         access_log=False,
         log_level="warning",
@@ -240,6 +241,18 @@ def serve(app: Any, fd: int) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+
+
+def spare_the_collector() -> None:
+    """Collect reference cycles a hundred times less often.
+
+    A rush has tens of thousands of young objects in flight (tasks, futures, waiters) that die by
+    reference counting alone; looking through them every 700 allocations costs a fifth of the CPU.
+    What was made at import never dies and need not be looked at.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def run_worker(settings: Settings, name: str) -> None:

@@ -56,7 +56,7 @@ async def test_a_cancelled_hold_is_free_again_for_others_and_for_its_member(core
     await core.worker()
     gate, sale, member = await core.gate(), await core.sale(1, max_per_member=1), new_id_bytes()
     answer = await core.reserve(gate, sale, member)
-    service = core.service(gate)
+    service = core.service()
     cancelled = await service.cancel(UUID(bytes=member), UUID(bytes=answer.id))
     assert cancelled.status == "cancelled"
     await eventually(lambda: _held(core, gate, sale, member, 1), within_s=SOON_S)
@@ -69,7 +69,7 @@ async def test_cancelled_at_once_by_many_gives_back_once(core: Core):
     await core.worker()
     gate, sale, member = await core.gate(), await core.sale(4), new_id_bytes()
     answer = await core.reserve(gate, sale, member, 3)
-    service = core.service(gate)
+    service = core.service()
     asked = [service.cancel(UUID(bytes=member), UUID(bytes=answer.id)) for _ in range(10)]
     assert {r.status for r in await asyncio.gather(*asked)} == {"cancelled"}
     assert await core.availability(sale) == (4, 0, 0)
@@ -80,7 +80,7 @@ async def test_a_strangers_hold_cannot_be_cancelled(core: Core):
     gate, sale = await core.gate(), await core.sale(1)
     answer = await core.reserve(gate, sale)
     with pytest.raises(Refusal) as refused:
-        await core.service(gate).cancel(UUID(bytes=new_id_bytes()), UUID(bytes=answer.id))
+        await core.service().cancel(UUID(bytes=new_id_bytes()), UUID(bytes=answer.id))
     assert refused.value.code is Code.NOT_FOUND
     assert await core.availability(sale) == (1, 1, 0)
 
@@ -92,7 +92,7 @@ async def test_an_overdue_hold_is_expired_even_before_the_sweep(core: Core):
     await asyncio.sleep(0.1)  # the first sweep is over
     await core.pool.execute("UPDATE reservations.reservations SET expires_at = now()")
     with pytest.raises(Refusal) as refused:
-        await core.service(gate).cancel(UUID(bytes=member), UUID(bytes=answer.id))
+        await core.service().cancel(UUID(bytes=member), UUID(bytes=answer.id))
     assert refused.value.code is Code.RESERVATION_EXPIRED
     await core.worker("sweeper", ready=False)
 
@@ -100,7 +100,7 @@ async def test_an_overdue_hold_is_expired_even_before_the_sweep(core: Core):
 async def test_capacity_raised_and_lowered_while_it_sells(core: Core):
     await core.worker()
     gate, sale = await core.gate(), await core.sale(20)
-    service = core.service(gate)
+    service = core.service()
     codes: list[bytes] = []
 
     async def buy() -> None:
@@ -129,7 +129,7 @@ async def test_capacity_below_what_is_committed_is_refused(core: Core):
     gate, sale = await core.gate(), await core.sale(5)
     await core.reserve(gate, sale, quantity=3)
     with pytest.raises(Refusal) as refused:
-        await core.service(gate).change_ticket_type(
+        await core.service().change_ticket_type(
             sale.type_id, capacity=2, price=1, max_per_member=1
         )
     assert refused.value.code is Code.CAPACITY_BELOW_COMMITTED
@@ -158,7 +158,7 @@ async def test_a_cancelled_sale_ends_its_holds_and_sells_nothing_more(core: Core
     await core.worker()
     gate, sale = await core.gate(), await core.sale(5, 5)
     await asyncio.gather(*(core.reserve(gate, sale, type_raw=t) for t in sale.types_raw * 2))
-    assert await core.service(gate).cancel_sale(sale.event_id) == 4
+    assert await core.service().cancel_sale(sale.event_id) == 4
     assert (await core.reserve(gate, sale)).code == model.SOLD_OUT  # the API says sale_closed
     assert {row["status"] for row in await core.rows(sale)} == {"cancelled"}
 

@@ -61,7 +61,8 @@ def create(
     try:
         made = asyncio.run(_run(settings, email, name, password, set_password=set_password))
     except Refusal as refusal:
-        fail("; ".join(f"{field}: {text(f'field.{key}', 'en')}" for field, key in refusal.fields))
+        problems = [f"{field}: {text(f'field.{key}', 'en')}" for field, key in refusal.fields]
+        fail("; ".join(problems) or text(refusal.code.value, "en"))
     except (StartError, InUseError) as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError) as error:

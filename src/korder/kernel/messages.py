@@ -147,6 +147,7 @@ MESSAGES: Final[Mapping[str, tuple[str, str]]] = {
         "The fault is ours. Report it with the X-Request-Id.",
     ),
     "field.invalid": ("올바른 값이 아닙니다.", "Not a valid value."),
+    "field.json": ("UTF-8 JSON이어야 합니다.", "Must be JSON in UTF-8."),
     "field.required": ("필요한 값입니다.", "This is required."),
     "field.unknown_field": ("알 수 없는 필드입니다.", "There is no such field."),
     "field.type": ("값의 형식이 다릅니다.", "The value has the wrong type."),

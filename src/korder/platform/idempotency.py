@@ -6,13 +6,14 @@ reserve path has its own, batched: see the reservation domain.)
 """
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from korder.kernel.errors import Code, Refusal
 from korder.platform.postgres import Connection
 
-KEY_MAX = 255
+_VISIBLE = re.compile(rb"[\x21-\x7e]{1,255}")
 #: The schemas that have an `idempotency` table; a schema's name cannot be a query parameter.
 SCHEMAS = frozenset({"users", "events"})
 
@@ -38,7 +39,7 @@ def parse_key(header: bytes | None) -> IdempotencyKey | None:
     """
     if header is None:
         return None
-    if not 1 <= len(header) <= KEY_MAX or not all(0x21 <= byte <= 0x7E for byte in header):
+    if _VISIBLE.fullmatch(header) is None:
         raise Refusal(Code.INVALID_REQUEST, fields=(("Idempotency-Key", "key"),))
     return IdempotencyKey(hashlib.sha256(header).digest()[:16])
 

@@ -17,7 +17,7 @@ BINS_WANTED = 48
 #: A tail longer than this times p99 would squeeze everything else: it is cut off and said so.
 TAIL = 1.6
 #: Rough width of a character of the labels, in pixels.
-CHARACTER = 7.2
+CHARACTER = 8.2
 
 
 class Axis(NamedTuple):
@@ -122,21 +122,32 @@ def _bar(at: float, width: float, base: int, count: int, x: Axis, y: Axis, kind:
 
 
 def _marks(marks: Latency, x: Axis) -> list[str]:
-    """Vertical lines; a label that would run into the one before it moves right."""
-    parts, free_from = [], float(LEFT)
-    for name, value in (("p50", marks.p50), ("p90", marks.p90), ("p99", marks.p99)):
-        at = _x(value, x)
-        label = f"{name} {_number(value)}"
-        half = len(label) * CHARACTER / 2
-        center = max(at, free_from + half)
-        center = min(center, WIDTH - half)
-        free_from = center + half + 8
-        parts += [
-            f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP - 6}" '
-            f'y2="{HEIGHT - BOTTOM}"/>',
-            _text(center, TOP - 14, label, "strong middle"),
-        ]
+    """Vertical lines with a label above each."""
+    values = {"p50": marks.p50, "p90": marks.p90, "p99": marks.p99}
+    labels = [f"{name} {_number(value)}" for name, value in values.items()]
+    places = [_x(value, x) for value in values.values()]
+    parts = [
+        f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP - 6}" y2="{HEIGHT - BOTTOM}"/>'
+        for at in places
+    ]
+    for at, label in zip(_apart(places, labels), labels, strict=True):
+        parts.append(_text(at, TOP - 14, label, "strong middle"))
     return parts
+
+
+def _apart(places: Sequence[float], labels: Sequence[str]) -> list[float]:
+    """Centres of labels near their ascending places that neither overlap nor leave the chart."""
+    halves = [len(label) * CHARACTER / 2 for label in labels]
+    centers = list(places)
+    edge = 0.0
+    for n, half in enumerate(halves):
+        centers[n] = max(centers[n], edge + half)
+        edge = centers[n] + half
+    edge = float(WIDTH)
+    for n in reversed(range(len(centers))):
+        centers[n] = min(centers[n], edge - halves[n])
+        edge = centers[n] - halves[n]
+    return centers
 
 
 def _axes(x: Axis, y: Axis, x_label: str, y_label: str) -> list[str]:

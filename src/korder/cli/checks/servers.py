@@ -62,7 +62,7 @@ async def look_postgres(url: str, settings: Settings) -> AsyncIterator[Check]:
 
 
 async def _durable(conn: Any) -> Check:
-    values = {name: await conn.fetchval(f"SHOW {name}") for name in MUST_BE_ON}
+    values = {name: await conn.fetchval("SELECT current_setting($1)", name) for name in MUST_BE_ON}
     off = [f"{name} = {value}" for name, value in values.items() if value in ("off", "local")]
     if off:
         mend = "Set them to on: else a crash of the machine may lose what a 201 promised."

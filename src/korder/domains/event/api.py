@@ -39,6 +39,8 @@ _CHANGING: Final = (
     Code.INVALID_REQUEST,
     Code.OVERLOADED,
 )
+_BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
+_BEARER_OR_NONE: Final[list[dict[str, list[str]]]] = [{}, *_BEARER]
 Query = Annotated[
     str | None,
     Parameter(max_length=QUERY_MAX, description="Part of the title or the venue."),
@@ -82,6 +84,8 @@ def controllers(service: EventService, authenticator: Authenticator) -> Router:
 @post(
     "/",
     summary="Create an event",
+    description="A new event is a draft, seen by its organizer and admins alone.",
+    security=_BEARER,
     responses=problems(
         Code.UNAUTHENTICATED,
         Code.FORBIDDEN,
@@ -96,13 +100,15 @@ async def create_event(
     idempotency_key: IdempotencyKey | None,
     service: EventService,
 ) -> Response[Event]:
-    """A new event is a draft: its organizer and admins alone see it until it is published."""
+    """See `EventService.create`."""
     return answered(await service.create(principal, data.details(), data.types(), idempotency_key))
 
 
 @get(
     "/",
     summary="List events, newest sale first",
+    description="Everybody sees what was published; drafts only their organizer and admins.",
+    security=_BEARER_OR_NONE,
     responses=problems(Code.UNAUTHENTICATED, Code.INVALID_REQUEST, Code.OVERLOADED),
 )
 async def list_events(
@@ -114,7 +120,7 @@ async def list_events(
     cursor: Cursor = None,
     limit: Limit = LIMIT_DEFAULT,
 ) -> Page[Event]:
-    """Everybody sees what was published; drafts are listed for their organizer and admins."""
+    """See `EventService.list`."""
     no_nul(q=q)
     try:
         after = Place.of(decode_cursor(cursor))
@@ -129,18 +135,26 @@ async def list_events(
 @get(
     "/{event_id:uuid}",
     summary="Read an event",
+    description="An event with its ticket types. A draft is not found by others.",
+    security=_BEARER_OR_NONE,
     responses=problems(Code.UNAUTHENTICATED, Code.NOT_FOUND, Code.OVERLOADED),
 )
 async def get_event(event_id: UUID, service: EventService, asker: Principal | None) -> Event:
-    """An event with its ticket types. A draft is not found by others."""
+    """See `EventService.get`."""
     return await service.get(event_id, asker)
 
 
-@patch("/{event_id:uuid}", summary="Change an event", responses=problems(*_CHANGING))
+@patch(
+    "/{event_id:uuid}",
+    summary="Change an event",
+    description="A published event keeps its currency; a cancelled one changes no more.",
+    security=_BEARER,
+    responses=problems(*_CHANGING),
+)
 async def patch_event(
     event_id: UUID, data: EventPatch, principal: Principal, service: EventService
 ) -> Event:
-    """A published event keeps its currency; a cancelled one changes no more."""
+    """See `EventService.patch`."""
     return await service.patch(principal, event_id, data.changes())
 
 
@@ -148,10 +162,12 @@ async def patch_event(
     "/{event_id:uuid}/publish",
     status_code=200,
     summary="Publish an event",
+    description="Puts it on sale from `sale_opens_at` (default: now) on. Repeating it is harmless.",
+    security=_BEARER,
     responses=problems(*_CHANGING),
 )
 async def publish_event(event_id: UUID, principal: Principal, service: EventService) -> Event:
-    """Puts it on sale from `sale_opens_at` (default: now) on. Repeating it is harmless."""
+    """See `EventService.publish`."""
     return await service.publish(principal, event_id)
 
 
@@ -159,12 +175,14 @@ async def publish_event(event_id: UUID, principal: Principal, service: EventServ
     "/{event_id:uuid}/cancel",
     status_code=200,
     summary="Cancel an event",
+    description="Closes the sale for good and cancels its holds. A second call changes nothing.",
+    security=_BEARER,
     responses=problems(*_CHANGING),
 )
 async def cancel_event(
     event_id: UUID, data: CancelBody, principal: Principal, service: EventService
 ) -> Event:
-    """Closes the sale for good and cancels its holds. Repeating it keeps the first reason."""
+    """See `EventService.cancel`."""
     no_nul(reason=data.reason)
     return await service.cancel(principal, event_id, data.reason)
 
@@ -172,6 +190,8 @@ async def cancel_event(
 @patch(
     "/{event_id:uuid}/ticket-types/{ticket_type_id:uuid}",
     summary="Change a ticket type, also while it sells",
+    description="The capacity can be raised and lowered, but never below what is held and sold.",
+    security=_BEARER,
     responses=problems(*_CHANGING, Code.CAPACITY_BELOW_COMMITTED),
 )
 async def patch_ticket_type(
@@ -181,5 +201,5 @@ async def patch_ticket_type(
     principal: Principal,
     service: EventService,
 ) -> TicketType:
-    """The capacity can be raised and lowered, but never below what is held and sold."""
+    """See `EventService.patch_ticket_type`."""
     return await service.patch_ticket_type(principal, event_id, ticket_type_id, data.changes())

@@ -11,11 +11,13 @@ from korder.domains.event.currency import Currency
 from korder.domains.event.model import Changes, Details, NewTicketType, NumberChanges
 from korder.platform.http.common import Body, no_nul
 
-# `\S`: a name of spaces names nothing.
-Title = Annotated[str, Meta(min_length=1, max_length=model.TITLE_MAX, pattern=r"\S")]
-Venue = Annotated[str, Meta(min_length=1, max_length=model.VENUE_MAX, pattern=r"\S")]
-Name = Annotated[str, Meta(min_length=1, max_length=model.NAME_MAX, pattern=r"\S")]
-Reason = Annotated[str, Meta(min_length=1, max_length=model.REASON_MAX, pattern=r"\S")]
+#: Something to see: a name of spaces names nothing. Spelled out, because regular expressions of
+#: clients and servers disagree about what `\s` is.
+_VISIBLE = r"[^\s\x00-\x1f\x85\ufeff]"
+Title = Annotated[str, Meta(min_length=1, max_length=model.TITLE_MAX, pattern=_VISIBLE)]
+Venue = Annotated[str, Meta(min_length=1, max_length=model.VENUE_MAX, pattern=_VISIBLE)]
+Name = Annotated[str, Meta(min_length=1, max_length=model.NAME_MAX, pattern=_VISIBLE)]
+Reason = Annotated[str, Meta(min_length=1, max_length=model.REASON_MAX, pattern=_VISIBLE)]
 Description = Annotated[str, Meta(max_length=model.DESCRIPTION_MAX)]
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339 with its zone.")]
 HoldSeconds = Annotated[

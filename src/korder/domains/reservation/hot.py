@@ -5,9 +5,9 @@ sale, two short hashes, one 75-byte record, one future. Everything that can be r
 gate is refused here, and what the gate refuses never reaches PostgreSQL.
 """
 
-import hashlib
 import time
 from collections import Counter
+from hashlib import sha256
 from typing import Annotated
 from uuid import UUID
 
@@ -24,11 +24,16 @@ from korder.kernel.ids import id_text, new_id_bytes
 from korder.platform.auth import Authenticator, Principal
 from korder.platform.http.edge import Call, Reply
 from korder.platform.http.framework import decode_problem
+from korder.platform.http.strict import decode
 from korder.platform.idempotency import parse_key
 
 QUANTITY_MAX = 100
 _JSON = (b"content-type", b"application/json")
 _REPLAYED = (b"idempotent-replayed", b"true")
+_HELD = (
+    b'{"id":"%b","event_id":"%b","ticket_type_id":"%b","quantity":%d,"status":"held",'
+    b'"amount":%d,"currency":"%b","expires_at":"%b","created_at":"%b"}'
+)
 _NO_FINGERPRINT = bytes(8)
 
 #: Refusals that an older use of the key may contradict; the others nothing can have preceded.
@@ -50,7 +55,7 @@ class ReserveBody(msgspec.Struct, forbid_unknown_fields=True):
     quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
 
 
-_decode = msgspec.json.Decoder(ReserveBody).decode
+_decoder = msgspec.json.Decoder(ReserveBody)
 
 
 class ReserveRoutes:
@@ -102,7 +107,9 @@ class ReserveRoutes:
         respond_async = prefer is not None and b"respond-async" in prefer.lower()
         answer = await self._gate.submit(sale.shard, rid, record, respond_async=respond_async)
         if answer.code == model.HELD:
-            return self._held(sale.event_text, sale.type_text, sale.currency, body.quantity, answer)
+            return self._held(
+                sale.event_ascii, sale.type_ascii, sale.currency, body.quantity, answer
+            )
         if answer.code == QUEUED:
             return await self._queued(record, sale, answer, respond_async=respond_async)
         if answer.code == model.KEY_KNOWN:
@@ -149,29 +156,28 @@ class ReserveRoutes:
     # -- what it answers
 
     def _held(
-        self, event: str, ticket_type: str, currency: bytes, quantity: int, answer: Answer
+        self, event: bytes, ticket_type: bytes, currency: bytes, quantity: int, answer: Answer
     ) -> Reply:
         self.answers["held"] += 1
         rid = id_text(answer.id).encode()
-        body = (
-            b'{"id":"%b","event_id":"%b","ticket_type_id":"%b","quantity":%d,"status":"held",'
-            b'"amount":%d,"currency":"%b","expires_at":"%b","created_at":"%b"}'
-        ) % (
+        _, _, created_us, expires_us, amount, replayed = answer
+        instants = self._instants
+        body = _HELD % (
             rid,
-            event.encode(),
-            ticket_type.encode(),
+            event,
+            ticket_type,
             quantity,
-            answer.amount,
+            amount,
             currency,
-            self._instant(answer.expires_us),
-            self._instant(answer.created_us),
+            instants.get(expires_us) or self._instant(expires_us),
+            instants.get(created_us) or self._instant(created_us),
         )
         headers = [
             _JSON,
             (b"content-length", b"%d" % len(body)),
             (b"location", b"/v1/reservations/" + rid),
         ]
-        if answer.replayed:
+        if replayed:
             headers.append(_REPLAYED)
         return 201, headers, body
 
@@ -242,26 +248,22 @@ class ReserveRoutes:
             row["amount"],
             replayed=True,
         )
-        event, ticket_type = str(row["event_id"]), str(row["ticket_type_id"])
+        event, ticket_type = str(row["event_id"]).encode(), str(row["ticket_type_id"]).encode()
         return self._held(event, ticket_type, row["currency"].encode(), row["quantity"], answer)
 
     def _instant(self, micros: int) -> bytes:
         """RFC 3339 of an instant; a whole batch shares two of them."""
-        found = self._instants.get(micros)
-        if found is None:
-            if len(self._instants) >= 64:
-                self._instants.clear()
-            found = self._instants[micros] = rfc3339(from_micros(micros)).encode()
+        if len(self._instants) >= 64:
+            self._instants.clear()
+        found = self._instants[micros] = rfc3339(from_micros(micros)).encode()
         return found
 
 
 def _parse(body: bytes) -> ReserveBody:
     try:
-        return _decode(body)
+        return decode(_decoder, body)
     except msgspec.MsgspecError as error:
         raise decode_problem(error) from None
-    except UnicodeDecodeError:
-        raise decode_problem(msgspec.DecodeError("not UTF-8")) from None
 
 
 def _key_of(
@@ -271,9 +273,8 @@ def _key_of(
     if key is None:
         return NO_DIGEST, _NO_FINGERPRINT
     parse_key(key)
-    digest = hashlib.sha256(principal.member_raw + key).digest()[:16]
-    content = b"%b%b%d" % (sale.event_raw, sale.type_raw, quantity)
-    return digest, hashlib.sha256(content).digest()[:8]
+    digest = sha256(principal.member_raw + key).digest()[:16]
+    return digest, sale.fingerprint(quantity)
 
 
 def _window(sale: SaleSnapshot) -> Code | None:

@@ -23,6 +23,8 @@ KEPT_PENDING = struct.Struct(">8sc16s")
 KEPT_HELD = struct.Struct(">8sc16sqqq")
 
 HAS_KEY = 1
+#: Set when the API submits again, after a rebuild, what the gate had accepted before it.
+ACCEPTED_BEFORE = 2
 
 
 class Request(NamedTuple):

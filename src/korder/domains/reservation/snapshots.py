@@ -7,6 +7,7 @@ reserve path never waits for PostgreSQL; a change in this or another process dro
 
 import asyncio
 import time
+from hashlib import sha256
 from uuid import UUID
 
 from korder.domains.reservation.batch import queries
@@ -23,14 +24,17 @@ class SaleSnapshot:
     """One ticket type on sale. Instants in seconds since the epoch."""
 
     __slots__ = (
+        "_fingerprints",
         "cancelled",
         "closes_s",
         "currency",
+        "event_ascii",
         "event_raw",
         "event_text",
         "loaded_at",
         "opens_s",
         "shard",
+        "type_ascii",
         "type_raw",
         "type_text",
     )
@@ -50,12 +54,23 @@ class SaleSnapshot:
         self.type_text = str(type_id)
         self.event_raw = event_id.bytes
         self.event_text = str(event_id)
+        self.event_ascii = self.event_text.encode()
+        self.type_ascii = self.type_text.encode()
+        self._fingerprints: dict[int, bytes] = {}
         self.shard = shard
         self.currency = currency.encode()
         self.opens_s = opens_us / 1e6
         self.closes_s = closes_us / 1e6
         self.cancelled = cancelled
         self.loaded_at = time.monotonic()
+
+    def fingerprint(self, quantity: int) -> bytes:
+        """8 bytes that tell what is asked for: this ticket type, this many."""
+        found = self._fingerprints.get(quantity)
+        if found is None:
+            content = b"%b%b%d" % (self.event_raw, self.type_raw, quantity)
+            found = self._fingerprints[quantity] = sha256(content).digest()[:8]
+        return found
 
 
 class Snapshots:

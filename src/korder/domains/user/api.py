@@ -5,7 +5,8 @@ from uuid import UUID
 
 from litestar import Request, Response, Router, delete, get, patch, post, put
 from litestar.datastructures import ResponseHeader
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import UNSET
 
 from korder.domains.user.contract import require_role
@@ -45,9 +46,11 @@ NO_STORE = [ResponseHeader(name="Cache-Control", value="no-store")]
 JWKS_CACHE = [ResponseHeader(name="Cache-Control", value="public, max-age=5")]
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 
+Asker = NamedDependency[Principal]
+Key = NamedDependency[IdempotencyKey | None]
 EmailFilter = Annotated[
     str | None,
-    Parameter(
+    QueryParameter(
         required=False, max_length=EMAIL_MAX, description="Only who has this address, in any case."
     ),
 ]
@@ -72,7 +75,7 @@ def _sign_in(service: UserService, authenticator: Authenticator) -> list[Any]:
         ),
         response_headers=NO_STORE,
     )
-    async def signup(data: SignupBody, idempotency_key: IdempotencyKey | None) -> Response[Member]:
+    async def signup(data: JSONBody[SignupBody], idempotency_key: Key) -> Response[Member]:
         no_nul(email=data.email, password=data.password, name=data.name)
         return answered(
             await service.members.signup(data.email, data.password, data.name, idempotency_key)
@@ -86,7 +89,7 @@ def _sign_in(service: UserService, authenticator: Authenticator) -> list[Any]:
         responses=problems(Code.INVALID_REQUEST, Code.UNAUTHENTICATED, Code.OVERLOADED),
         response_headers=NO_STORE,
     )
-    async def login(data: LoginBody) -> Tokens:
+    async def login(data: JSONBody[LoginBody]) -> Tokens:
         no_nul(email=data.email, password=data.password)
         return await service.sessions.login(data.email, data.password)
 
@@ -98,7 +101,7 @@ def _sign_in(service: UserService, authenticator: Authenticator) -> list[Any]:
         responses=problems(Code.INVALID_REQUEST, Code.UNAUTHENTICATED, Code.OVERLOADED),
         response_headers=NO_STORE,
     )
-    async def refresh(data: RefreshBody) -> Tokens:
+    async def refresh(data: JSONBody[RefreshBody]) -> Tokens:
         return await service.sessions.refresh(data.refresh_token)
 
     @post(
@@ -110,7 +113,7 @@ def _sign_in(service: UserService, authenticator: Authenticator) -> list[Any]:
         responses=problems(Code.INVALID_REQUEST, Code.OVERLOADED),
         security=[{}, *BEARER],
     )
-    async def logout(data: RefreshBody, request: Request[Any, Any, Any]) -> None:
+    async def logout(data: JSONBody[RefreshBody], request: Request[Any, Any, Any]) -> None:
         header = request.headers.get("authorization")
         principal = await _principal_if_any(authenticator, header)
         await service.sessions.logout(data.refresh_token, principal)
@@ -134,7 +137,7 @@ def _account(service: UserService) -> list[Any]:
         responses=problems(Code.UNAUTHENTICATED),
         response_headers=NO_STORE,
     )
-    async def get_me(principal: Principal) -> Member:
+    async def get_me(principal: Asker) -> Member:
         return await service.members.get(principal.member_id)
 
     @patch(
@@ -143,7 +146,7 @@ def _account(service: UserService) -> list[Any]:
         responses=problems(Code.UNAUTHENTICATED, Code.INVALID_REQUEST),
         response_headers=NO_STORE,
     )
-    async def change_me(principal: Principal, data: MemberChanges) -> Member:
+    async def change_me(principal: Asker, data: JSONBody[MemberChanges]) -> Member:
         if data.name is UNSET:
             return await service.members.get(principal.member_id)
         no_nul(name=data.name)
@@ -155,7 +158,7 @@ def _account(service: UserService) -> list[Any]:
         description="Name, address and password are erased and every session ends. It is final.",
         responses=problems(Code.UNAUTHENTICATED),
     )
-    async def delete_me(principal: Principal) -> None:
+    async def delete_me(principal: Asker) -> None:
         await service.members.delete(principal.member_id)
 
     @get(
@@ -165,7 +168,7 @@ def _account(service: UserService) -> list[Any]:
         response_headers=NO_STORE,
     )
     async def my_points(
-        principal: Principal, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
+        principal: Asker, limit: Limit = LIMIT_DEFAULT, cursor: Cursor = None
     ) -> PointsPage:
         raw = _cursor(cursor, 8)
         before = None if raw is None else int.from_bytes(raw, "big", signed=True)
@@ -185,7 +188,7 @@ def _admin(service: UserService) -> list[Any]:
         response_headers=NO_STORE,
     )
     async def list_members(
-        principal: Principal,
+        principal: Asker,
         email: EmailFilter = None,
         limit: Limit = LIMIT_DEFAULT,
         cursor: Cursor = None,
@@ -211,7 +214,9 @@ def _admin(service: UserService) -> list[Any]:
             Code.INVALID_REQUEST,
         ),
     )
-    async def set_roles(principal: Principal, member_id: UUID, data: RolesBody) -> Member:
+    async def set_roles(
+        principal: Asker, member_id: FromPath[UUID], data: JSONBody[RolesBody]
+    ) -> Member:
         await require_role(service, principal, "admin")
         return await service.members.set_roles(member_id, list(data.roles))
 
@@ -228,10 +233,10 @@ def _admin(service: UserService) -> list[Any]:
         ),
     )
     async def grant_points(
-        principal: Principal,
-        member_id: UUID,
-        data: PointsBody,
-        idempotency_key: IdempotencyKey | None,
+        principal: Asker,
+        member_id: FromPath[UUID],
+        data: JSONBody[PointsBody],
+        idempotency_key: Key,
     ) -> Response[LedgerEntry]:
         await require_role(service, principal, "admin")
         no_nul(reason=data.reason)

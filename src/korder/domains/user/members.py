@@ -162,18 +162,17 @@ async def add_member(
 ) -> Member:
     """Insert a member in the caller's transaction. Raises Refusal `email_taken`."""
     member = Member(new_id(), email, name, list(roles), 0, utc_now())  # type: ignore[arg-type]
-    try:
-        await queries.insert_member(
-            conn,
-            id=member.id,
-            email=email,
-            name=name,
-            password_hash=password_hash,
-            roles=list(roles),
-            created_at=member.created_at,
-        )
-    except asyncpg.UniqueViolationError:
-        raise Refusal(Code.EMAIL_TAKEN) from None
+    inserted = await queries.insert_member(
+        conn,
+        id=member.id,
+        email=email,
+        name=name,
+        password_hash=password_hash,
+        roles=list(roles),
+        created_at=member.created_at,
+    )
+    if inserted is None:
+        raise Refusal(Code.EMAIL_TAKEN)
     return member
 
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from korder.domains.user.store import SCHEMA, LedgerEntry, queries, to_entry
@@ -15,7 +14,6 @@ from korder.platform.postgres import Connection, Pool, transaction
 #: Most points of one movement either way: a million of them still fit the balance.
 DELTA_MAX = 1_000_000_000_000
 REASON_MAX = 200
-_NOT_NEGATIVE = "members_points_not_negative"
 
 
 class LedgerPage(NamedTuple):
@@ -76,14 +74,10 @@ async def move(conn: Connection, member_id: UUID, delta: int, reason: str) -> Le
 
     Raises Refusal `not_found` for a member that is gone, `insufficient_points` below zero.
     """
-    try:
-        row = await queries.move_points(
-            conn, id=new_id(), member_id=member_id, delta=delta, reason=reason
-        )
-    except asyncpg.CheckViolationError as error:
-        if error.constraint_name != _NOT_NEGATIVE:
-            raise
-        raise Refusal(Code.INSUFFICIENT_POINTS) from None
-    if row is None:
-        raise Refusal(Code.NOT_FOUND)
-    return to_entry(row)
+    row = await queries.move_points(
+        conn, id=new_id(), member_id=member_id, delta=delta, reason=reason
+    )
+    if row is not None:
+        return to_entry(row)
+    known = await queries.points_of(conn, id=member_id)
+    raise Refusal(Code.NOT_FOUND if known is None else Code.INSUFFICIENT_POINTS)

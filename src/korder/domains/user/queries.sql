@@ -1,7 +1,9 @@
--- name: insert_member!
--- A new member. The unique index refuses an address that a live member has.
+-- name: insert_member$
+-- A new member; no row when a live one has the address (a twin's commit is waited for).
 INSERT INTO users.members (id, email, name, password_hash, roles, created_at)
-VALUES (:id, :email, :name, :password_hash, :roles, :created_at);
+VALUES (:id, :email, :name, :password_hash, :roles, :created_at)
+ON CONFLICT (lower(email)) DO NOTHING
+RETURNING id;
 
 -- name: member^
 -- A live member by id.
@@ -169,11 +171,11 @@ WHERE successor.kid = :successor AND k.kid <> successor.kid AND k.retired_at IS 
 UPDATE users.signing_keys SET needed_until = greatest(needed_until, :until) WHERE kid = :kid;
 
 -- name: move_points^
--- Move the balance and write it into the ledger, both or neither; the CHECK on the balance
--- refuses to go below zero. No row when the member is gone.
+-- Move the balance and write it into the ledger, both or neither. No row when the member is gone
+-- or the balance would go below zero (which its CHECK would refuse, noisily).
 WITH moved AS (
     UPDATE users.members SET points = points + :delta::bigint
-    WHERE id = :member_id AND deleted_at IS NULL
+    WHERE id = :member_id AND deleted_at IS NULL AND points + :delta::bigint >= 0
     RETURNING points
 )
 INSERT INTO users.points_ledger (id, member_id, delta, balance_after, reason)
@@ -247,5 +249,5 @@ WITH steps AS (
 )
 SELECT count(*) AS checked,
        count(*) FILTER (WHERE before + delta <> balance_after) AS failed,
-       (array_agg(id::text) FILTER (WHERE before + delta <> balance_after))[1:5] AS examples
+       (array_agg(id::text) FILTER (WHERE before + delta <> balance_after))[1 : 5] AS examples
 FROM steps;

@@ -1,6 +1,6 @@
 """The user domain as one object: what `bootstrap` builds, others ask and controllers use."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -14,11 +14,12 @@ from korder.domains.user.points import Points
 from korder.domains.user.sessions import Sessions
 from korder.domains.user.store import queries
 from korder.platform.invalidation import Invalidation
-from korder.platform.postgres import Pool
+from korder.platform.postgres import Connection, Pool
 from korder.settings import Settings
 
-#: Rows deleted by one statement, so that none holds its locks for long.
-HOUSEKEEPING_BATCH = 5000
+#: Rows deleted by one statement, so that none holds its locks for long, and statements of one
+#: kind in one call: a million rows go in ten calls.
+HOUSEKEEPING_BATCH, HOUSEKEEPING_ROUNDS = 5000, 20
 
 
 class UserService:
@@ -57,13 +58,23 @@ class UserService:
     async def housekeeping(self) -> Mapping[str, int]:
         """Delete what has outlived its use; how many rows of each kind went.
 
-        Bounded: call it every minute or so, from any number of processes.
+        Bounded; may be called from any number of processes.
         """
-        most = HOUSEKEEPING_BATCH
         async with self._pool.acquire(timeout=5) as conn:
             return {
-                "answers": await queries.delete_old_answers(conn, most=most),
-                "refresh_tokens": await queries.delete_old_tokens(conn, most=most),
-                "sessions": await queries.delete_old_sessions(conn, most=most),
+                "answers": await _all_of(conn, queries.delete_old_answers),
+                "refresh_tokens": await _all_of(conn, queries.delete_old_tokens),
+                "sessions": await _all_of(conn, queries.delete_old_sessions),
                 "signing_keys": await queries.delete_old_keys(conn, slack_s=self._key_slack_s),
             }
+
+
+async def _all_of(conn: Connection, delete: Callable[..., Awaitable[int]]) -> int:
+    """Repeat a bounded deletion until there is nothing left, or enough is done for now."""
+    total = 0
+    for _ in range(HOUSEKEEPING_ROUNDS):
+        gone = await delete(conn, most=HOUSEKEEPING_BATCH)
+        total += gone
+        if gone < HOUSEKEEPING_BATCH:
+            break
+    return total

@@ -29,6 +29,8 @@ Reply: TypeAlias = tuple[int, Headers, bytes]
 
 UNAVAILABLE = (*POSTGRES_UNAVAILABLE, *VALKEY_UNAVAILABLE)
 
+#: Stands for every method that has no handler of its own.
+_OTHER = "*"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -105,6 +107,18 @@ class HotRoutes:
                 return
         self._around.append((before, after, {method: handler}))
 
+    def only(self, path: str, handler: HotHandler) -> None:
+        """GET and HEAD on a path that the framework does not know; whatever else is a 405."""
+
+        async def other(call: Call) -> Reply | None:
+            if call.scope["method"] == "HEAD":  # the server leaves the body out
+                return await handler(call)
+            status, headers, body = call.refuse(Refusal(Code.METHOD_NOT_ALLOWED))
+            return status, [*headers, (b"allow", b"GET, HEAD")], body
+
+        self.add("GET", path, handler)
+        self.add(_OTHER, path, other)
+
     def find(self, path: str) -> dict[str, HotHandler]:
         """The handlers of a path by method; empty when it is not hot."""
         exact = self._exact.get(path)
@@ -134,41 +148,32 @@ class Edge:
         """Serve one HTTP request."""
         headers = dict(scope["headers"])
         handlers = self._hot.find(scope["path"])
-        handler = handlers.get(scope["method"])
+        handler = handlers.get(scope["method"]) or handlers.get(_OTHER)
         request_id = self._request_id(headers.get(b"x-request-id"))
         call = Call(scope, headers, receive, self._body_max)
+        reply: Reply | None
         try:
-            reply = await self._early(call, handler, request_id)
+            length = headers.get(b"content-length")
+            if length is not None and (not length.isdigit() or int(length) > self._body_max):
+                reply = self._too_long(call)
+            else:
+                reply = None if handler is None else await handler(call)
         except ClientGoneError:
             return
+        except Exception as error:
+            reply = call.refuse(_refusal_of(error, call, request_id))
         if reply is None:
             await self._framework(call, request_id, sorted(handlers), send)
             return
         status, out, body = reply
-        self.answers[scope["path"] if handler is None else "hot", status] += 1
+        self.answers["hot" if handler is not None else "unread", status] += 1
         out.append((b"x-request-id", request_id))
         await send({"type": "http.response.start", "status": status, "headers": out})
         await send({"type": "http.response.body", "body": body})
 
-    async def _early(
-        self, call: Call, handler: HotHandler | None, request_id: bytes
-    ) -> Reply | None:
-        try:
-            length = call.headers.get(b"content-length")
-            if length is not None and (not length.isdigit() or int(length) > self._body_max):
-                status, headers, body = call.refuse(too_large(self._body_max))
-                return status, [*headers, (b"connection", b"close")], body
-            return None if handler is None else await handler(call)
-        except Refusal as refusal:
-            return call.refuse(refusal)
-        except UNAVAILABLE as error:
-            log.warning("http.part_unavailable", error=repr(error), path=call.path)
-            return call.refuse(overloaded())
-        except ClientGoneError:
-            raise
-        except Exception:
-            log.exception("http.failed", path=call.path, request_id=request_id.decode())
-            return call.refuse(Refusal(Code.INTERNAL))
+    def _too_long(self, call: Call) -> Reply:
+        status, headers, body = call.refuse(too_large(self._body_max))
+        return status, [*headers, (b"connection", b"close")], body
 
     async def _framework(
         self, call: Call, request_id: bytes, hot_methods: list[str], send: Send
@@ -204,6 +209,16 @@ class Edge:
             return given
         self._count += 1
         return b"%b-%x" % (self._id_prefix, self._count)
+
+
+def _refusal_of(error: Exception, call: Call, request_id: bytes) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, UNAVAILABLE):
+        log.warning("http.part_unavailable", error=repr(error), path=call.path)
+        return overloaded()
+    log.error("http.failed", path=call.path, request_id=request_id.decode(), exc_info=error)
+    return Refusal(Code.INTERNAL)
 
 
 def _merged(allow: bytes, hot_methods: list[str]) -> bytes:

@@ -22,6 +22,7 @@ from korder.kernel.messages import language_of
 from korder.platform.auth import Authenticator, Principal
 from korder.platform.http.edge import UNAVAILABLE, ClientGoneError
 from korder.platform.http.problem import answer_of
+from korder.platform.http.strict import StrictRequest
 from korder.platform.idempotency import IdempotencyKey, parse_key
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ _SAYINGS = (
     (re.compile(r"Invalid UUID"), "uuid"),
     (re.compile(r"RFC3339|datetime|timezone"), "time"),
     (re.compile(r"length"), "text_length"),
+    (re.compile(r"matching regex"), "invalid"),
     (re.compile(r"integer|Integer|>=|<=|out of range"), "range"),
     (re.compile(r"Expected `"), "type"),
 )
@@ -65,6 +67,7 @@ def build_framework(
             "principal": Provide(provide_principal),
             "idempotency_key": Provide(provide_key),
         },
+        request_class=StrictRequest,
         exception_handlers={Exception: answer_exception},
         openapi_config=openapi,
         logging_config=None,
@@ -85,7 +88,7 @@ def answer_exception(request: Request[Any, Any, Any], error: Exception) -> Respo
     del named["content-length"]
     media_type = named.pop("content-type")
     if isinstance(error, MethodNotAllowedException) and error.headers:
-        named["Allow"] = error.headers.get("Allow", "")
+        named["Allow"] = error.headers.get("allow", "")
     return Response(content=body, status_code=status, media_type=media_type, headers=named)
 
 
@@ -101,8 +104,8 @@ def refusal_of(error: Exception) -> Refusal:
         return error
     if type(error) in _PLAIN:
         return Refusal(_PLAIN[type(error)])
-    if isinstance(error, ValidationException):
-        return Refusal(Code.INVALID_REQUEST, fields=_fields_of(error))
+    if isinstance(error, ValidationException | msgspec.MsgspecError):
+        return _of_input(error)
     if isinstance(error, UNAVAILABLE):
         log.warning("http.part_unavailable", error=repr(error))
         return overloaded()
@@ -111,10 +114,20 @@ def refusal_of(error: Exception) -> Refusal:
     return Refusal(Code.INTERNAL)
 
 
+def _of_input(error: ValidationException | msgspec.MsgspecError) -> Refusal:
+    """For a body, a path or a query of the wrong shape."""
+    if isinstance(error, msgspec.MsgspecError):
+        return decode_problem(error)
+    fields = _fields_of(error)
+    if fields[0][0] == "data":  # the framework's word for a body that is not there at all
+        return not_json()
+    return Refusal(Code.INVALID_REQUEST, fields=fields)
+
+
 def _of_status(status: int) -> Refusal:
     """For what the framework itself refuses: a body that does not parse, an odd media type."""
     if status == 400:
-        return Refusal(Code.INVALID_REQUEST, detail_key="invalid_request.json", malformed=True)
+        return not_json()
     return Refusal(Code.INVALID_REQUEST if 400 <= status < 500 else Code.INTERNAL)
 
 
@@ -145,7 +158,17 @@ def decode_problem(error: msgspec.MsgspecError) -> Refusal:
     """The refusal for a body that msgspec cannot decode: 400 when it is no JSON, else 422."""
     if isinstance(error, msgspec.ValidationError):
         return Refusal(Code.INVALID_REQUEST, fields=(field_problem(str(error)),))
-    return Refusal(Code.INVALID_REQUEST, detail_key="invalid_request.json", malformed=True)
+    return not_json()
+
+
+def not_json() -> Refusal:
+    """The refusal for a body that does not parse."""
+    return Refusal(
+        Code.INVALID_REQUEST,
+        detail_key="invalid_request.json",
+        fields=(("body", "json"),),
+        malformed=True,
+    )
 
 
 def _header(request: Request[Any, Any, Any], name: bytes) -> bytes | None:

@@ -1,6 +1,6 @@
 """OpenAPI 3.1 as served: what the framework knows, plus the hot routes, plus what holds for all."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -8,6 +8,8 @@ from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
+from korder.platform.http.common import Body
+from korder.platform.http import operation_openapi
 from korder.platform.http.problem import Problem
 
 Json = dict[str, Any]
@@ -56,17 +58,41 @@ def document(app: Litestar, hot_paths: Mapping[str, Json], hot_schemas: Mapping[
         [Problem], ref_template="#/components/schemas/{name}"
     )
     components.update(problem_schemas)
+    components.update(_bodies(components))
     components.update(hot_schemas)
     for path, operations in hot_paths.items():
         schema["paths"].setdefault(path, {}).update(operations)
+    for operation in _operations(schema["paths"]):
+        _complete(operation)
+    schema["paths"].update(operation_openapi.paths())
+    for operation in _operations(schema["paths"]):
+        _tag_answers(operation["responses"])
     schema["paths"] = {
         _plain(path): operations for path, operations in sorted(schema["paths"].items())
     }
-    for operations in schema["paths"].values():
+    return schema
+
+
+def _operations(paths: Json) -> Iterator[Json]:
+    for operations in paths.values():
         for operation in operations.values():
             if isinstance(operation, dict) and "responses" in operation:
-                _complete(operation)
-    return schema
+                yield operation
+
+
+def _bodies(components: Json) -> Json:
+    """The schemas of request bodies as their decoder has them.
+
+    The framework leaves out that unknown fields are refused, and the bounds of fields that may be
+    left out.
+    """
+    kinds, todo = [], [Body]
+    while todo:
+        found = todo.pop().__subclasses__()
+        kinds += [kind for kind in found if kind.__name__ in components]
+        todo += found
+    (_, schemas) = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    return schemas
 
 
 def _plain(path: str) -> str:
@@ -92,9 +118,12 @@ def _complete(operation: Json) -> None:
         description = known.get("description", _TEXTS[status]) if status != "400" else _TEXTS["400"]
         responses[status] = {"description": description, "content": _PROBLEM}
     responses["default"] = {"description": "Any other refusal", "content": _PROBLEM}
+    operation["responses"] = dict(sorted(responses.items()))
+
+
+def _tag_answers(responses: Json) -> None:
     for status, response in responses.items():
         headers = response.setdefault("headers", {})
         headers["X-Request-Id"] = _REQUEST_ID
         if status in ("202", "429", "503"):
             headers["Retry-After"] = _RETRY_AFTER
-    operation["responses"] = dict(sorted(responses.items()))

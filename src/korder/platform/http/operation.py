@@ -51,11 +51,11 @@ class Operation:
 
     def register(self, routes: HotRoutes) -> None:
         """Add the routes."""
-        routes.add("GET", "/health/live", self.live)
-        routes.add("GET", "/health/ready", self.ready)
-        routes.add("GET", "/metrics", self.metrics)
-        routes.add("GET", "/openapi.json", self.openapi)
-        routes.add("GET", "/docs", self.docs)
+        routes.only("/health/live", self.live)
+        routes.only("/health/ready", self.ready)
+        routes.only("/metrics", self.metrics)
+        routes.only("/openapi.json", self.openapi)
+        routes.only("/docs", self.docs)
 
     async def live(self, _call: Call) -> Reply:
         """200 while the process turns its event loop."""

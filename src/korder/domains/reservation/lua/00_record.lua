@@ -1,7 +1,8 @@
 -- The request record, 75 bytes, shared by every function of this library
 -- (the same layout as korder/domains/reservation/record.py):
 --   1-16 reservation id, 17-32 member id, 33-48 ticket type id, 49-64 idempotency key digest,
---   65-72 request fingerprint, 73-74 quantity (big-endian), 75 flags (bit 0: has a key)
+--   65-72 request fingerprint, 73-74 quantity (big-endian), 75 flags (bit 0: has a key,
+--   bit 1: was accepted by an earlier generation of the gate)
 local RECORD = 75
 
 local function quantity_at(blob, at)

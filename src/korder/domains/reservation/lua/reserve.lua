@@ -70,6 +70,12 @@ local function reserve(keys, args)
       local holder = sub(blob, at + 17, at + 48)
       if not left then
         code = 'U'
+      elseif byte(blob, at + 75) >= 2 and pending < queue_max then
+        -- Accepted before a rebuild. It may be a reservation already, counted by the rebuild, and
+        -- must not be refused because of itself: it takes nothing here, PostgreSQL decides.
+        code = 'A'
+        pending = pending + 1
+        accepted[#accepted + 1] = sub(blob, at + 1, at + RECORD)
       elseif cap > 0 and allowance[holder] + quantity > cap then
         code = 'L'
       elseif left < quantity then
