@@ -30,7 +30,7 @@ from korder.domains.reservation.snapshots import Snapshots
 from korder.domains.reservation.worker import Worker, as_worker_name
 from korder.domains.user import api as user_api
 from korder.domains.user.service import UserService
-from korder.exporter import Exporter
+from korder.exporter import Exporter, export_audit
 from korder.platform import valkey
 from korder.platform.auth import LEEWAY_S, Authenticator
 from korder.platform.background import Background
@@ -64,7 +64,7 @@ class Api:
         self._closing: list[Callable[[], Awaitable[Any]]] = []
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve. (Not a coroutine function of its own: one frame less for each request.)"""
+        """Serve; not a coroutine function itself, which is one frame less for each request."""
         if scope["type"] == "http" and self._app is not None:
             return self._app(scope, receive, send)
         if scope["type"] == "lifespan":
@@ -133,7 +133,12 @@ class Api:
             docs_page.render(described),
             settings.metrics_networks,
         ).register(hot)
-        edge = Edge(cast("Asgi", framework), hot, body_max=settings.body_max_bytes)
+        edge = Edge(
+            cast("Asgi", framework),
+            hot,
+            openapi.Methods(described).allow,
+            body_max=settings.body_max_bytes,
+        )
 
         await invalidation.start()
         gate.start()
@@ -181,7 +186,10 @@ class SessionWatch:
     async def poll(self) -> None:
         """Ask for those that are new."""
         found = await self._users.revocations(self._since)
-        self._authenticator.revoke([item.session_id for item in found], self._kept_s)
+        now = utc_now()
+        for item in found:  # a minted token may live longer than an ordinary one
+            left_s = (item.access_expires_at - now).total_seconds() + LEEWAY_S
+            self._authenticator.revoke([item.session_id], max(self._kept_s, left_s))
         if found:
             self._since = found[-1].revoked_at
 
@@ -276,6 +284,9 @@ async def _run_worker(settings: Settings, name: str) -> None:
         loop.add_signal_handler(number, worker.stop)
     background = Background()
     background.every(REPAIR_S, "events.repair", events.repair)
+    if settings.audit_interval_s:
+        check = partial(export_audit, pool, settings.sweep_interval_ms)
+        background.every(settings.audit_interval_s, "audit", check)
     background.every(HOUSEKEEPING_S, "users.housekeeping", users.housekeeping)
     background.every(HOUSEKEEPING_S, "events.housekeeping", events.housekeeping)
     try:

@@ -1,16 +1,23 @@
-"""Plain counters of the hot path become Prometheus metrics once a second, not once a request."""
+"""What Prometheus is told: the hot path's counters once a second, the invariants now and then."""
 
 from collections import Counter as Counts
 from typing import Any
 
-from prometheus_client import Counter
+import structlog
+from prometheus_client import Counter, Gauge
 
+from korder.domains.event import invariants as event_invariants
 from korder.domains.event.service import EventService
+from korder.domains.reservation import invariants as reservation_invariants
 from korder.domains.reservation import metrics
 from korder.domains.reservation.gate import Gate
 from korder.domains.reservation.hot import ReserveRoutes
 from korder.domains.reservation.service import ReservationService
+from korder.domains.user import invariants as user_invariants
 from korder.platform.http.edge import Edge
+from korder.platform.postgres import Pool
+
+log = structlog.get_logger(__name__)
 
 REQUESTS = Counter(
     "korder_http_requests_total", "Answers by route template and status.", ["route", "status"]
@@ -20,6 +27,35 @@ CACHE = Counter(
     "Look-ups of the caches in process memory; the hit rate is hit / (hit + miss).",
     ["cache", "result"],
 )
+INVARIANT = Gauge(
+    "korder_invariant_failed",
+    "Rows that break an invariant of docs/scarcity.md, when it was last checked.",
+    ["invariant", "name"],
+    multiprocess_mode="livemostrecent",
+)
+
+
+async def export_audit(pool: Pool, sweep_interval_ms: int) -> None:
+    """Check the invariants of the rows in one snapshot, and say what was found."""
+    async with (
+        pool.acquire(timeout=5) as conn,
+        conn.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        findings = [
+            *await reservation_invariants.check(conn, sweep_interval_ms=sweep_interval_ms),
+            *await event_invariants.check(conn),
+            *await user_invariants.check(conn),
+        ]
+    for finding in findings:
+        INVARIANT.labels(str(finding.invariant), finding.name).set(finding.failed)
+        if not finding.ok:
+            log.error(
+                "audit.failed",
+                invariant=finding.invariant,
+                name=finding.name,
+                failed=finding.failed,
+                examples=finding.examples,
+            )
 
 
 class Exporter:

@@ -1,6 +1,7 @@
 """Signing in and out on a real PostgreSQL: rotation, reuse, revocation, keys."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import pytest
 import pytest_asyncio
 from argon2 import PasswordHasher
 
+from korder.bootstrap import SessionWatch
 from korder.domains.user import invariants, keys, sessions
 from korder.domains.user.admins import make_admin
 from korder.domains.user.keys import RETIRED_SLACK_S
@@ -17,6 +19,7 @@ from korder.domains.user.mint import mint
 from korder.domains.user.passwords import Passwords
 from korder.domains.user.service import UserService
 from korder.domains.user.tokens import Issuer
+from korder.kernel.errors import Refusal
 from korder.platform.auth import Authenticator
 from korder.platform.postgres import transaction
 from tests.accounts import PASSWORD, Accounts, bearer, refused
@@ -426,3 +429,22 @@ async def test_without_the_condition_on_the_balance_its_check_refuses(accounts) 
             "UPDATE users.members SET points = points - 1 WHERE id = $1",
             UUID(mina["member"]["id"]),
         )
+
+
+async def test_a_long_lived_token_stays_refused_until_it_has_ended(accounts, monkeypatch) -> None:
+    async with transaction(accounts.pool) as conn:
+        issuer = Issuer("korder", "korder-api")
+        (token,) = await mint(
+            conn, issuer, count=1, ttl_s=86_400, slack_s=SLACK_S, progress=lambda _: None
+        )
+    await accounts.logout("", token)
+    (told,) = await accounts.service.revocations(None)
+    authenticator = Authenticator(accounts.service, issuer="korder", audience="korder-api")
+    watch = SessionWatch(accounts.service, authenticator, 905)
+    watch.told(str(told.session_id))
+    await watch.poll()
+    later = time.time() + 3600
+    monkeypatch.setattr("korder.platform.auth.time.time", lambda: later)
+    authenticator.revoke([], 0)  # what has run out by then is forgotten
+    with pytest.raises(Refusal):
+        await authenticator.authenticate_fresh(f"Bearer {token}".encode())

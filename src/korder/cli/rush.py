@@ -5,7 +5,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 from uuid import UUID
 
 import asyncpg
@@ -15,40 +15,27 @@ from rich.console import Console
 
 from korder.cli import rush_view
 from korder.cli.app import TARGET_SETTINGS, fail, with_settings
-from korder.cli.audit import Audit, audit_servers
+from korder.cli.audit import Audit
 from korder.cli.runfolder import InUseError
 from korder.cli.rush_cast import Cast, cast
+from korder.cli.rush_proof import Wish, prove
 from korder.cli.system import StartError
-from korder.cli.target import Target, target
+from korder.cli.target import target
 from korder.cli.up import raise_open_files
-from korder.domains.reservation import invariants
 from korder.kernel.audit import Finding
 from korder.platform import logs, postgres, valkey
-from korder.rush.figures import EXPECTED_REFUSALS, expected_tickets, figures
+from korder.rush.figures import EXPECTED_REFUSALS, figures
 from korder.rush.launch import RushError, launch
-from korder.rush.plan import ERROR, HELD, OVERLOADED, Attempt, Buyer, Outcome, Plan
+from korder.rush.plan import HELD, Attempt, Buyer, Outcome, Plan
 from korder.rush.report import Result, page
 from korder.rush.stage import Api, Stage, existing_event, make_event
+from korder.rush.wire import Address
 from korder.settings import Settings
 
 app = typer.Typer()
 
 #: What else needs open files in the load generator's process.
 FILES_RESERVE = 64
-
-
-class Wish(NamedTuple):
-    """The options of the command."""
-
-    members: int
-    tickets: int
-    max_per_member: int | None
-    quantity: int
-    requests_per_member: int
-    event: UUID | None
-    ticket_type: UUID | None
-    base_url: str | None
-    patience_s: float
 
 
 @app.command()
@@ -103,6 +90,7 @@ def rush(
         base_url,
         patience_s,
     )
+    _check_early(base_url, report)
     console = Console(stderr=as_json)
     try:
         result, attempts = asyncio.run(_run(settings, wish, console))
@@ -119,6 +107,17 @@ def rush(
     raise typer.Exit(0 if result.ok else 1)
 
 
+def _check_early(base_url: str | None, report: Path | None) -> None:
+    """What would else be noticed when the rush is over."""
+    if report is not None and not report.resolve().parent.is_dir():
+        fail(f"{report.resolve().parent} is not a folder", status=2)
+    if base_url is not None:
+        try:
+            Address.of(base_url)
+        except ValueError as error:
+            fail(str(error), status=2)
+
+
 async def _run(settings: Settings, wish: Wish, console: Console) -> tuple[Result, list[Attempt]]:
     raise_open_files()
     rush_view.check_open_files(wish.members * wish.requests_per_member + FILES_RESERVE)
@@ -133,7 +132,7 @@ async def _run(settings: Settings, wish: Wish, console: Console) -> tuple[Result
         with rush_view.Bars(console, len(plan.buyers)) as bars:
             outcome = await launch(plan, bars.update)
         with console.status("Auditing ..."):
-            audit, promises = await _prove(system, settings, stage, people, outcome, wish)
+            audit, promises = await prove(system, settings, stage, people, outcome, wish)
         return _result(base_url, stage, outcome, audit, promises, wish), outcome.attempts
 
 
@@ -167,65 +166,6 @@ def _plan(base_url: str, stage: Stage, people: Cast, wish: Wish) -> Plan:
         buyers=buyers,
         patience_s=wish.patience_s,
     )
-
-
-async def _prove(
-    system: Target, settings: Settings, stage: Stage, people: Cast, outcome: Outcome, wish: Wish
-) -> tuple[Audit, list[Finding]]:
-    """The audit, and what only the receiver of the answers can check."""
-    audit = await audit_servers(system.database_url, system.valkey_url, settings, running=True)
-    told = [
-        invariants.Acknowledged(a.reservation, people.members[a.buyer % wish.members][0], quantity)
-        for quantity in (wish.quantity,)
-        for a in outcome.attempts
-        if a.kind == HELD and a.reservation is not None
-    ]
-    conn = await asyncpg.connect(system.database_url, timeout=5, command_timeout=60)
-    try:
-        exists = await invariants.check_acknowledged(conn, stage.ticket_type_id, told)
-        ids = [member for member, _ in people.members]
-        taken = await invariants.taken(conn, stage.ticket_type_id, ids)
-    finally:
-        await conn.close()
-    return audit, [exists, *_sold_exactly(stage, outcome, taken, wish)]
-
-
-def _sold_exactly(
-    stage: Stage, outcome: Outcome, taken: invariants.Taken, wish: Wish
-) -> list[Finding]:
-    """Neither more nor fewer than there were, and nothing held that nobody was told of."""
-    told = sum(a.kind == HELD for a in outcome.attempts) * wish.quantity
-    # Who got no final answer may hold tickets all the same, until the hold expires.
-    unanswered = sum(a.kind in (ERROR, OVERLOADED) for a in outcome.attempts) * wish.quantity
-    silent = min(0, taken.by_members - told) or max(0, taken.by_members - told - unanswered)
-    findings = [
-        Finding(
-            4,
-            "no member holds tickets without having been told",
-            taken.by_members,
-            abs(silent),
-            (f"held {taken.by_members}, acknowledged {told}",) if silent else (),
-        )
-    ]
-    if stage.ours:
-        right = expected_tickets(
-            available=stage.available,
-            members=wish.members,
-            requests_each=wish.requests_per_member,
-            quantity=wish.quantity,
-            limit=stage.max_per_member,
-        )
-        text = f"sold {taken.by_members} tickets, right is {right}"
-        off = abs(taken.by_members - right)
-        name = "exactly as many tickets are held as can be"
-        return [*findings, Finding(6, name, right, off, (text,) if off else ())]
-    # Others may buy from it too: nobody may have been refused while enough was left.
-    left = taken.capacity - taken.taken
-    refused = sum(a.kind == "sold_out" for a in outcome.attempts)
-    wrong = refused if left >= wish.quantity else 0
-    text = f"{refused} were told sold out, {left} tickets are left"
-    name = "nobody was told sold out while tickets are left"
-    return [*findings, Finding(6, name, refused, wrong, (text,) if wrong else ())]
 
 
 def _result(

@@ -71,7 +71,7 @@ class Authenticator:
         """Refuse the tokens of these sessions from now on; forget it when they have expired."""
         now = time.time()
         for session_id in session_ids:
-            self._revoked.setdefault(session_id, now + kept_s)
+            self._revoked[session_id] = max(self._revoked.get(session_id, 0.0), now + kept_s)
             for token in self._by_session.pop(session_id, ()):
                 self._cache.pop(token, None)
         while self._revoked:

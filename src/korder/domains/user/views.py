@@ -24,9 +24,7 @@ _STORABLE = {"extra": {"pattern": r"^[^\x00]*$"}}
 
 Email = Annotated[
     str,
-    Meta(
-        min_length=3, max_length=EMAIL_MAX, extra_json_schema={"extra": {"pattern": EMAIL_PATTERN}}
-    ),
+    Meta(max_length=EMAIL_MAX, extra_json_schema={"extra": {"pattern": EMAIL_PATTERN}}),
 ]
 NewPassword = Annotated[
     str, Meta(min_length=PASSWORD_MIN, max_length=PASSWORD_MAX, extra_json_schema=_STORABLE)

@@ -133,10 +133,13 @@ class HotRoutes:
 
 
 class Edge:
-    """Wraps the framework's application."""
+    """Wraps the framework's application. `allow` tells the methods of a path."""
 
-    def __init__(self, inner: Asgi, hot: HotRoutes, *, body_max: int) -> None:
+    def __init__(
+        self, inner: Asgi, hot: HotRoutes, allow: Callable[[str], bytes], *, body_max: int
+    ) -> None:
         self._inner = inner
+        self._allow = allow
         self._hot = hot
         self._body_max = body_max
         self._id_prefix = os.urandom(6).hex().encode()
@@ -163,7 +166,7 @@ class Edge:
         except Exception as error:
             reply = call.refuse(_refusal_of(error, call, request_id))
         if reply is None:
-            await self._framework(call, request_id, sorted(handlers), send)
+            await self._framework(call, request_id, send)
             return
         status, out, body = reply
         self.answers["hot" if handler is not None else "unread", status] += 1
@@ -175,9 +178,7 @@ class Edge:
         status, headers, body = call.refuse(too_large(self._body_max))
         return status, [*headers, (b"connection", b"close")], body
 
-    async def _framework(
-        self, call: Call, request_id: bytes, hot_methods: list[str], send: Send
-    ) -> None:
+    async def _framework(self, call: Call, request_id: bytes, send: Send) -> None:
         seen = 0
         scope = call.scope
 
@@ -193,9 +194,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 headers = [(b"x-request-id", request_id)]
                 for name, value in message.get("headers", ()):
-                    if name == b"allow":
-                        value = _merged(value, hot_methods)  # noqa: PLW2901
-                    headers.append((name, value))
+                    # The framework knows nothing of the hot routes' methods.
+                    headers.append((name, self._allow(call.path) if name == b"allow" else value))
                 message = {**message, "headers": headers}
                 route = scope.get("path_template") or "unknown"
                 self.answers[str(route), message["status"]] += 1
@@ -219,9 +219,3 @@ def _refusal_of(error: Exception, call: Call, request_id: bytes) -> Refusal:
         return overloaded()
     log.error("http.failed", path=call.path, request_id=request_id.decode(), exc_info=error)
     return Refusal(Code.INTERNAL)
-
-
-def _merged(allow: bytes, hot_methods: list[str]) -> bytes:
-    """The framework knows nothing of the hot routes' methods."""
-    known = {name.strip() for name in allow.decode().split(",") if name.strip()}
-    return ", ".join(sorted(known | set(hot_methods))).encode()

@@ -1,5 +1,6 @@
 """OpenAPI 3.1 as served: what the framework knows, plus the hot routes, plus what holds for all."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,8 +9,8 @@ from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from korder.platform.http.common import Body
 from korder.platform.http import operation_openapi
+from korder.platform.http.common import Body
 from korder.platform.http.problem import Problem
 
 Json = dict[str, Any]
@@ -93,6 +94,24 @@ def _bodies(components: Json) -> Json:
         todo += found
     (_, schemas) = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     return schemas
+
+
+class Methods:
+    """Which methods a path takes, by the document's own word."""
+
+    def __init__(self, document: Json) -> None:
+        self._templates = [
+            (re.compile(re.sub(r"\\?\{[^}]*\\?\}", "[^/]+", path.replace(".", r"\."))), operations)
+            for path, operations in document["paths"].items()
+        ]
+
+    def allow(self, path: str) -> bytes:
+        """The value of the `Allow` header."""
+        found = {"OPTIONS"}
+        for template, operations in self._templates:
+            if template.fullmatch(path):
+                found |= {name.upper() for name in operations}
+        return ", ".join(sorted(found)).encode()
 
 
 def _plain(path: str) -> str:

@@ -58,7 +58,8 @@ local function reserve(keys, args)
     local digest = byte(blob, at + 75) % 2 == 1 and sub(blob, at + 49, at + 64) or nil
     local tt, code = sub(blob, at + 33, at + 48), nil
     local value = digest and known[digest]
-    if value then
+    -- E: its entry went to the dead letters undecided, so the key is free to try again.
+    if value and sub(value, 9, 9) ~= 'E' then
       if sub(value, 1, 8) ~= sub(blob, at + 65, at + 72) then
         code = 'C'
       else
