@@ -36,7 +36,10 @@ class Lab:
         """Run a command of the CLI on this system; its standard output."""
         done = subprocess.run(
             [*KORDER, *args, "--data-dir", str(self.folder)],
-            env=self.env, capture_output=True, text=True, check=False,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"korder {' '.join(args)}: {done.stdout}{done.stderr}")
@@ -52,11 +55,17 @@ def running(**settings: str) -> Iterator[Lab]:
     """`korder up` in a temporary folder, on a free port; stopped and removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="korder-bench-"))
     folder.chmod(0o711)
-    env = {**os.environ, "KORDER_LOG_LEVEL": "warning", "KORDER_AUDIT_INTERVAL_SECONDS": "0",
-           **settings}
+    env = {
+        **os.environ,
+        "KORDER_LOG_LEVEL": "warning",
+        "KORDER_AUDIT_INTERVAL_SECONDS": "0",
+        **settings,
+    }
     up = subprocess.Popen(
         [*KORDER, "up", "--json", "--port", "0", "--data-dir", str(folder / "data")],
-        env=env, stdout=subprocess.PIPE, text=True,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert up.stdout is not None
@@ -77,20 +86,47 @@ class Sale:
     tokens: Path
 
 
-def open_sale(lab: Lab, *, capacity: int, members: int, hold_seconds: int = 3600) -> Sale:
+def open_sale(
+    lab: Lab,
+    *,
+    capacity: int,
+    members: int,
+    hold_seconds: int = 3600,
+    max_per_member: int | None = None,
+) -> Sale:
     """Members with tokens (a file, one a line), and a published event of one ticket type."""
     tokens = lab.folder / "tokens.txt"
     if not tokens.exists():
         lab.korder("members", "mint", "--count", str(members), "--out", str(tokens))
-        lab.korder("admin", "create", "--email", "bench@example.com",
-                   "--password", "only-for-the-bench")
-    admin = call(lab, "POST", "/v1/auth/login",
-                 {"email": "bench@example.com", "password": "only-for-the-bench"})["access_token"]
-    event = call(lab, "POST", "/v1/events", {
-        "title": "Bench", "venue": "Here", "starts_at": "2099-01-01T00:00:00Z",
-        "hold_seconds": hold_seconds,
-        "ticket_types": [{"name": "Standing", "price": 50_000, "capacity": capacity}],
-    }, admin)
+        lab.korder(
+            "admin", "create", "--email", "bench@example.com", "--password", "only-for-the-bench"
+        )
+    admin = call(
+        lab,
+        "POST",
+        "/v1/auth/login",
+        {"email": "bench@example.com", "password": "only-for-the-bench"},
+    )["access_token"]
+    event = call(
+        lab,
+        "POST",
+        "/v1/events",
+        {
+            "title": "Bench",
+            "venue": "Here",
+            "starts_at": "2099-01-01T00:00:00Z",
+            "hold_seconds": hold_seconds,
+            "ticket_types": [
+                {
+                    "name": "Standing",
+                    "price": 50_000,
+                    "capacity": capacity,
+                    "max_per_member": max_per_member,
+                }
+            ],
+        },
+        admin,
+    )
     call(lab, "POST", f"/v1/events/{event['id']}/publish", None, admin)
     return Sale(event["id"], event["ticket_types"][0]["id"], tokens)
 
@@ -98,10 +134,13 @@ def open_sale(lab: Lab, *, capacity: int, members: int, hold_seconds: int = 3600
 def call(lab: Lab, method: str, path: str, body: Any = None, token: str = "") -> Any:
     """One JSON request."""
     request = urllib.request.Request(  # noqa: S310 - our own address
-        lab.url + path, method=method,
+        lab.url + path,
+        method=method,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json",
-                 **({"Authorization": f"Bearer {token}"} if token else {})},
+        headers={
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {token}"} if token else {}),
+        },
     )
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
         return json.load(answer)
@@ -130,9 +169,22 @@ def wrk(url: str, script: str, *, connections: int, seconds: float, env: dict[st
     if binary is None:
         raise SystemExit("the benchmarks need wrk (Debian: apt-get install wrk)")
     out = subprocess.run(
-        [binary, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "--latency",
-         "-s", str(HERE / script), url],
-        env={**os.environ, **env}, capture_output=True, text=True, check=True,
+        [
+            binary,
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:g}s",
+            "--timeout",
+            "10s",
+            "--latency",
+            "-s",
+            str(HERE / script),
+            url,
+        ],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return Run(
         rate=float(_find(r"Requests/sec:\s+([\d.]+)", out)),
@@ -142,9 +194,7 @@ def wrk(url: str, script: str, *, connections: int, seconds: float, env: dict[st
         max_ms=_time(r"Latency\s+\S+\s+\S+\s+([\d.]+)(us|ms|s)", out),
         requests=int(_find(r"(\d+) requests in", out)),
         other=int(_find(r"Non-2xx or 3xx responses: (\d+)", out, "0")),
-        socket_errors=sum(
-            int(n) for n in re.findall(r"(?:connect|read|write|timeout) (\d+)", out)
-        ),
+        socket_errors=sum(int(n) for n in re.findall(r"(?:connect|read|write|timeout) (\d+)", out)),
     )
 
 
@@ -173,5 +223,10 @@ def machine() -> dict[str, Any]:
                 model = line.partition(":")[2].strip()
                 break
     load = os.getloadavg()[0]
-    return {"cores": os.cpu_count(), "cpu": model, "python": sys.version.split()[0],
-            "load_before": round(load, 2), "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+    return {
+        "cores": os.cpu_count(),
+        "cpu": model,
+        "python": sys.version.split()[0],
+        "load_before": round(load, 2),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }

@@ -51,8 +51,7 @@ async def ceiling(scope: Any, receive: Any, send: Any) -> None:
         return
     while (await receive()).get("more_body"):
         pass
-    headers = [(b"content-type", b"application/json"),
-               (b"content-length", b"%d" % len(CONSTANT))]
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(CONSTANT))]
     await send({"type": "http.response.start", "status": 201, "headers": headers})
     await send({"type": "http.response.body", "body": CONSTANT})
 
@@ -78,13 +77,22 @@ class RowLockGate:
             )
             amount = row["price"] * r[5]
             kept = await conn.fetchrow(
-                _INSERT, UUID(bytes=rid), UUID(bytes=r[1]), event_id, type_id, amount,
-                row["hold_seconds"], r[5], row["currency"], r[3] if r[6] else None,
+                _INSERT,
+                UUID(bytes=rid),
+                UUID(bytes=r[1]),
+                event_id,
+                type_id,
+                amount,
+                row["hold_seconds"],
+                r[5],
+                row["currency"],
+                r[3] if r[6] else None,
                 r[4] if r[6] else None,
             )
             await conn.execute(_MOVE, type_id, r[5])
-        return Answer(HELD, rid, to_micros(kept["created_at"]), to_micros(kept["expires_at"]),
-                      amount)
+        return Answer(
+            HELD, rid, to_micros(kept["created_at"]), to_micros(kept["expires_at"]), amount
+        )
 
 
 class RowLockApi(Api):
@@ -93,7 +101,7 @@ class RowLockApi(Api):
     async def start(self) -> None:
         await super().start()
         pool = await asyncpg.create_pool(self._settings.database_url, min_size=POOL, max_size=POOL)
-        self.reserve._gate = RowLockGate(pool)  # noqa: SLF001
+        self.reserve._gate = RowLockGate(pool)
 
 
 @contextlib.contextmanager
@@ -101,10 +109,14 @@ def started(kind: str, lab: Any) -> Iterator[str]:
     """One of the two servers on a free port of its own; its base URL."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         fd, port = listener.fileno(), listener.getsockname()[1]
-        env = {**lab.env, "DATABASE_URL": lab.info["database_url"],
-               "VALKEY_URL": lab.info["valkey_url"]}
-        process = subprocess.Popen([sys.executable, __file__, kind, str(fd)],
-                                   pass_fds=(fd,), env=env)
+        env = {
+            **lab.env,
+            "DATABASE_URL": lab.info["database_url"],
+            "VALKEY_URL": lab.info["valkey_url"],
+        }
+        process = subprocess.Popen(
+            [sys.executable, __file__, kind, str(fd)], pass_fds=(fd,), env=env
+        )
         try:
             time.sleep(2.0)
             yield f"http://127.0.0.1:{port}"

@@ -23,8 +23,12 @@ def measure(lab: labs.Lab, seconds: float, rounds: int, only: set[str]) -> dict[
     """All scenarios, `rounds` times."""
     sale = labs.open_sale(lab, capacity=10_000_000, members=5000)
     none_left = labs.open_sale(lab, capacity=0, members=0)
-    env = {"TOKENS": str(sale.tokens), "EVENT_ID": sale.event_id, "KEYS": "1",
-           "TICKET_TYPE_ID": sale.ticket_type_id}
+    env = {
+        "TOKENS": str(sale.tokens),
+        "EVENT_ID": sale.event_id,
+        "KEYS": "1",
+        "TICKET_TYPE_ID": sale.ticket_type_id,
+    }
     env_none = {**env, "EVENT_ID": none_left.event_id, "TICKET_TYPE_ID": none_left.ticket_type_id}
     runs: dict[str, list[labs.Run]] = {}
 
@@ -32,11 +36,19 @@ def measure(lab: labs.Lab, seconds: float, rounds: int, only: set[str]) -> dict[
         if only and name not in only and not name.startswith("ceiling"):
             return
         number = len(runs.get(name, []))
-        run = labs.wrk(url, script, connections=connections, seconds=seconds,
-                       env={**settings, "RUN": f"{name}{number}"})
+        run = labs.wrk(
+            url,
+            script,
+            connections=connections,
+            seconds=seconds,
+            env={**settings, "RUN": f"{name}{number}"},
+        )
         runs.setdefault(name, []).append(run)
-        print(f"  {name:<14}{run.rate:>9.0f}/s  p50 {run.p50_ms:7.1f}  p99 {run.p99_ms:7.1f} ms"
-              f"  other {run.other}  errors {run.socket_errors}", flush=True)
+        print(
+            f"  {name:<14}{run.rate:>9.0f}/s  p50 {run.p50_ms:7.1f}  p99 {run.p99_ms:7.1f} ms"
+            f"  other {run.other}  errors {run.socket_errors}",
+            flush=True,
+        )
 
     with started("ceiling", lab) as ceiling, started("row-lock", lab) as row_lock:
         labs.wrk(lab.url, "reserve.lua", connections=64, seconds=2, env={**env, "RUN": "warm"})
@@ -59,8 +71,12 @@ def summary(runs: dict[str, Any]) -> dict[str, Any]:
         ceiling = runs["ceiling-get" if name in ("availability", "ceiling-get") else "ceiling"]
         result[name] = {
             "rate": round(statistics.median(r["rate"] for r in found)),
-            "ratio": round(statistics.median(
-                r["rate"] / c["rate"] for r, c in zip(found, ceiling, strict=False)), 2),
+            "ratio": round(
+                statistics.median(
+                    r["rate"] / c["rate"] for r, c in zip(found, ceiling, strict=False)
+                ),
+                2,
+            ),
             "p50_ms": round(statistics.median(r["p50_ms"] for r in found), 1),
             "p99_ms": round(statistics.median(r["p99_ms"] for r in found), 1),
             "errors": sum(r["socket_errors"] for r in found),
@@ -86,8 +102,13 @@ def main() -> int:
     for name, row in medians.items():
         print(f"{name:<14}{row['rate']:>10}{row['ratio']:>8}{row['p50_ms']:>9}{row['p99_ms']:>9}")
     if given.out:
-        kept = {"machine": about, "command": " ".join(["python", *sys.argv]),
-                "medians": medians, "runs": runs, "audit": audit}
+        kept = {
+            "machine": about,
+            "command": " ".join(["python", *sys.argv]),
+            "medians": medians,
+            "runs": runs,
+            "audit": audit,
+        }
         given.out.write_text(json.dumps(kept, indent=2) + "\n")
     return 0
 

@@ -36,7 +36,10 @@ class Accounts:
             self.authenticator,
             openapi.config("test"),
         )
-        edge = Edge(self.framework, HotRoutes(), body_max=self.settings.body_max_bytes)
+        methods = openapi.Methods(openapi.document(self.framework, {}, {}))
+        edge = Edge(
+            self.framework, HotRoutes(), methods.allow, body_max=self.settings.body_max_bytes
+        )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(edge), base_url="http://korder.test"
         )

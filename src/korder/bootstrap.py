@@ -31,6 +31,7 @@ from korder.domains.reservation.worker import Worker, as_worker_name
 from korder.domains.user import api as user_api
 from korder.domains.user.service import UserService
 from korder.exporter import Exporter, export_audit
+from korder.kernel.clock import utc_now
 from korder.platform import valkey
 from korder.platform.auth import LEEWAY_S, Authenticator
 from korder.platform.background import Background

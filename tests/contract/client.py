@@ -136,7 +136,9 @@ class Api:
 
     async def draft(self, organizer: Person, **given: Any) -> dict[str, Any]:
         """A new event of this organizer."""
-        event: dict[str, Any] = await self.ok("POST", "/v1/events", event_body(**given), by=organizer)
+        event: dict[str, Any] = await self.ok(
+            "POST", "/v1/events", event_body(**given), by=organizer
+        )
         return event
 
     async def on_sale(self, organizer: Person, **given: Any) -> dict[str, Any]:
@@ -189,8 +191,15 @@ class Api:
 def event_body(**given: Any) -> dict[str, Any]:
     """A new event; a ticket type's fields may be given as well, and `...` leaves a field out."""
     kinds = {"name": "R", "price": 50_000, "capacity": 10, "max_per_member": None}
-    kinds |= {name: given.pop(name) for name in ("price", "capacity", "max_per_member") if name in given}
-    body = {"title": "봄 콘서트", "venue": "Hall 1", "starts_at": in_s(86_400), "ticket_types": [kinds]}
+    kinds |= {
+        name: given.pop(name) for name in ("price", "capacity", "max_per_member") if name in given
+    }
+    body = {
+        "title": "봄 콘서트",
+        "venue": "Hall 1",
+        "starts_at": in_s(86_400),
+        "ticket_types": [kinds],
+    }
     return {name: value for name, value in {**body, **given}.items() if value is not ...}
 
 
@@ -242,7 +251,9 @@ def check_problem(response: httpx.Response, told: str = "") -> None:
     malformed = code is Code.INVALID_REQUEST and response.status_code == 400
     assert response.status_code == problem["status"], told
     assert malformed or response.status_code == STATUS[code], told
-    assert all(isinstance(problem[name], str) and problem[name] for name in PROBLEM_FIELDS - {"status"})
+    assert all(
+        isinstance(problem[name], str) and problem[name] for name in PROBLEM_FIELDS - {"status"}
+    )
     assert ("errors" in problem) == (code is Code.INVALID_REQUEST), told
     check_errors(problem.get("errors", ()), told)
     if response.status_code == 401:

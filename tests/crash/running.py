@@ -97,17 +97,24 @@ class Up:
     async def start(self) -> "Up":
         """Start it; returns when it says that it is ready."""
         argv = ["up", "--json", "--port", str(self.port), "--data-dir", str(self.data_dir)]
-        with self.log.open("ab") as log:
+        # A file, not a pipe: children that outlive a killed supervisor would keep that open, and
+        # asyncio would call the supervisor alive until they are gone.
+        answer = self.data_dir.with_name(self.data_dir.name + ".json")
+        with self.log.open("ab") as log, answer.open("wb") as out:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "korder", *argv, *self._flags),
                 env=environment(**self._env),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=out,
                 stderr=log,
                 start_new_session=True,
             )
-        assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), START_TIMEOUT_S)
+        await eventually(
+            lambda: answer.read_text().endswith("\n") or self._process.returncode is not None,
+            "korder up is ready",
+            START_TIMEOUT_S,
+        )
+        line = answer.read_text()
         assert line, f"korder up ended before it was ready:\n{self.log.read_text()[-2000:]}"
         self.told = json.loads(line)
         self.port = int(self.base_url.rpartition(":")[2])

@@ -22,10 +22,9 @@ def korder(system: Servers, *args: str) -> tuple[int, Any]:
 @pytest.fixture
 def rushed(system: Servers, tmp_path: Path) -> dict[str, Any]:
     report = tmp_path / "rush.html"
-    status, told = korder(
-        system, *"rush --members 200 --tickets 100 --requests-per-member 2".split(),
-        "--max-per-member", "1", "--report", str(report),
-    )  # fmt: skip
+    options = ["--members", "200", "--tickets", "100", "--requests-per-member", "2"]
+    options += ["--max-per-member", "1", "--report", str(report)]
+    status, told = korder(system, "rush", *options)
     assert status == 0, told
     assert "Everything right" in report.read_text()
     return told

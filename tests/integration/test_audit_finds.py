@@ -226,6 +226,7 @@ async def test_the_gate_is_judged_rightly_while_it_sells(core: Core):
         async with core.pool.acquire() as conn:
             findings = await check_gate(conn, core.client, patience_s=3.0)
         assert broken(findings) == []
+        assert findings[-1].checked == 1
     finally:
         stop.set()
         await asyncio.gather(*buyers)

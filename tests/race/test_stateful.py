@@ -115,8 +115,6 @@ class Reservations(RuleBasedStateMachine):
         self.keys = KEYS[self.sale.shard]
         limited, free = self.sale.types_raw
         types = {limited: TicketType(capacities[0], 2), free: TicketType(capacities[1], None)}
-        self.world = World(types)
-        self.world.rebuild()
         self.sent: list[Request] = []
         #: Entries by stream id, as model entries, whether they are still in the stream or not.
         self.entries: dict[bytes, Entry] = {}
@@ -124,6 +122,8 @@ class Reservations(RuleBasedStateMachine):
         self.steps = self.bench.steps
         self.run = self.bench.run
         self.run(self.bench.begin(self.sale))
+        self.world = World(types)
+        self.world.rebuild()
 
     def teardown(self) -> None:
         """Quiet again: everything is decided, settled and told, and then it must be exact."""

@@ -3,14 +3,31 @@
 from korder.kernel.audit import Finding
 from korder.kernel.errors import Code, Refusal, overloaded
 
-CONTRACT = """invalid_request unauthenticated not_found email_taken sold_out limit_exceeded
-sale_not_open sale_closed invalid_state reservation_expired insufficient_points
-capacity_below_committed already_checked_in idempotency_conflict queue_pass_required
-queue_pass_invalid rate_limited overloaded forbidden""".split()
+CONTRACT = {
+    "invalid_request",
+    "unauthenticated",
+    "not_found",
+    "email_taken",
+    "sold_out",
+    "limit_exceeded",
+    "sale_not_open",
+    "sale_closed",
+    "invalid_state",
+    "reservation_expired",
+    "insufficient_points",
+    "capacity_below_committed",
+    "already_checked_in",
+    "idempotency_conflict",
+    "queue_pass_required",
+    "queue_pass_invalid",
+    "rate_limited",
+    "overloaded",
+    "forbidden",
+}
 
 
 def test_every_code_of_the_contract_exists():
-    assert set(CONTRACT) <= {code.value for code in Code}
+    assert {code.value for code in Code} >= CONTRACT
 
 
 def test_a_refusal_carries_its_code():

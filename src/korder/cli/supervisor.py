@@ -15,6 +15,8 @@ BACK_OFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 #: A child that lived this long was well; its next death counts as the first again.
 HEALTHY_S = 10.0
 _LINE_MAX_BYTES = 65_536
+#: What PostgreSQL answers to our own look whether it is there yet.
+_EXPECTED = ("the database system is starting up", "the database system is shutting down")
 
 
 class Child:
@@ -179,7 +181,9 @@ class Child:
     def _say(self, line: str) -> None:
         if not line:
             return
-        if line.startswith(("FATAL:", "PANIC:")):
+        if line.endswith(_EXPECTED):
+            self._log.debug("server_log", line=line)
+        elif line.startswith(("FATAL:", "PANIC:")):
             self._log.warning("server_log", line=line)
         elif line.startswith(("WARNING:", "ERROR:")):
             self._log.info("server_log", line=line)

@@ -4,6 +4,7 @@ No identity header is believed, and no server is asked: a verified token is cach
 or its session is revoked.
 """
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,8 @@ ACCESS_HEADER_TYPE = "at+jwt"
 ALGORITHM = "EdDSA"
 #: Verified tokens kept per process; about 1 KB each.
 CACHED_MAX = 50_000
+#: Different token headers remembered: one a key, and whatever forgers send.
+HEADERS_MAX = 256
 #: Clocks of two machines may differ by this much.
 LEEWAY_S = 5
 #: A forged `kid` makes us look for new keys at most this often.
@@ -58,7 +61,9 @@ class Authenticator:
         self._cache: dict[bytes, Principal] = {}
         self._by_session: dict[UUID, list[bytes]] = {}
         self._revoked: dict[UUID, float] = {}
+        self._kids: dict[bytes, str] = {}
         self._looked_up_at = float("-inf")
+        self._looking_up: asyncio.Future[Mapping[str, Ed25519PublicKey]] | None = None
 
     def use_keys(self, keys: Mapping[str, Ed25519PublicKey]) -> None:
         """Replace the published keys; tokens of a key that is gone are verified anew."""
@@ -107,12 +112,23 @@ class Authenticator:
         try:
             return self._verify(authorization)
         except _UnknownKeyError:
-            if time.monotonic() - self._looked_up_at >= KEY_LOOKUP_S:
-                self._looked_up_at = time.monotonic()
-                self.use_keys(await self._source.public_keys())
+            await self._look_up_keys()
         if not self._keys:
             raise overloaded()  # no key yet is our lack, not the token's fault
         return self.authenticate(authorization)
+
+    async def _look_up_keys(self) -> None:
+        """Fetch the keys, once for all who wait for it, and at most once a second."""
+        if self._looking_up is None:
+            if time.monotonic() - self._looked_up_at < KEY_LOOKUP_S:
+                return
+            self._looked_up_at = time.monotonic()
+            self._looking_up = asyncio.ensure_future(self._source.public_keys())
+            self._looking_up.add_done_callback(self._looked_up)
+        self.use_keys(await asyncio.shield(self._looking_up))
+
+    def _looked_up(self, _: object) -> None:
+        self._looking_up = None
 
     def _verify(self, authorization: bytes | None) -> Principal:
         if authorization is None or len(authorization) > TOKEN_MAX_BYTES:
@@ -130,12 +146,7 @@ class Authenticator:
         return principal
 
     def _claims(self, token: bytes) -> Principal:
-        header = jwt.get_unverified_header(token)
-        if header.get("typ") != ACCESS_HEADER_TYPE or header.get("alg") != ALGORITHM:
-            raise ValueError("not an access token")
-        kid = header.get("kid")
-        if not isinstance(kid, str):
-            raise ValueError("no kid")
+        kid = self._kid_of(token)
         key = self._keys.get(kid)
         if key is None:
             raise _UnknownKeyError
@@ -151,12 +162,38 @@ class Authenticator:
         if claims.get("typ") != "access":
             raise ValueError("not an access token")
         member = UUID(claims["sub"])
-        return Principal(member, member.bytes, UUID(claims["sid"]), float(claims["exp"]))
+        return Principal(member, member.bytes, UUID(claims["sid"]), claims["exp"] + LEEWAY_S)
+
+    def _kid_of(self, token: bytes) -> str:
+        """The key that an access token names; ValueError for anything that is not one.
+
+        All tokens of one key begin with the same bytes, so the header is parsed once for all of
+        them; `jwt.decode` still checks the algorithm itself.
+        """
+        segment = token.partition(b".")[0]
+        kid = self._kids.get(segment)
+        if kid is None:
+            header = jwt.get_unverified_header(token)
+            kid = header.get("kid")
+            if header.get("typ") != ACCESS_HEADER_TYPE or header.get("alg") != ALGORITHM:
+                raise ValueError("not an access token")
+            if not isinstance(kid, str):
+                raise ValueError("no kid")
+            if len(self._kids) >= HEADERS_MAX:
+                self._kids.clear()
+            self._kids[segment] = kid
+        return kid
 
     def _remember(self, authorization: bytes, principal: Principal) -> None:
         while len(self._cache) >= CACHED_MAX:
-            oldest = next(iter(self._cache))
-            session = self._cache.pop(oldest).session_id
-            self._by_session.pop(session, None)
+            self._forget(next(iter(self._cache)))
         self._cache[authorization] = principal
         self._by_session.setdefault(principal.session_id, []).append(authorization)
+
+    def _forget(self, authorization: bytes) -> None:
+        """Drop one token; the other tokens of its session must stay known to `revoke`."""
+        session_id = self._cache.pop(authorization).session_id
+        others = self._by_session[session_id]
+        others.remove(authorization)
+        if not others:
+            del self._by_session[session_id]

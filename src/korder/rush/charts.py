@@ -17,7 +17,9 @@ BINS_WANTED = 48
 #: A tail longer than this times p99 would squeeze everything else: it is cut off and said so.
 TAIL = 1.6
 #: Rough width of a character of the labels, in pixels.
-CHARACTER = 8.2
+CHARACTER = 8.4
+#: Between two labels side by side.
+GAP = 8
 
 
 class Axis(NamedTuple):
@@ -142,11 +144,11 @@ def _apart(places: Sequence[float], labels: Sequence[str]) -> list[float]:
     edge = 0.0
     for n, half in enumerate(halves):
         centers[n] = max(centers[n], edge + half)
-        edge = centers[n] + half
+        edge = centers[n] + half + GAP
     edge = float(WIDTH)
     for n in reversed(range(len(centers))):
         centers[n] = min(centers[n], edge - halves[n])
-        edge = centers[n] - halves[n]
+        edge = centers[n] - halves[n] - GAP
     return centers
 
 

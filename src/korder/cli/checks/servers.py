@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 from redis.exceptions import ResponseError
@@ -35,7 +35,7 @@ def masked(url: str) -> str:
     where = f"{host}:{parts.port}" if parts.port and parts.hostname else host
     user = f"{parts.username}@" if parts.username else ""
     secret = f"{parts.username or ''}:***@" if parts.password else user
-    return urlunsplit((parts.scheme, f"{secret}{where}", parts.path, "", ""))
+    return f"{parts.scheme}://{secret}{where}{parts.path}"
 
 
 async def look_postgres(url: str, settings: Settings) -> AsyncIterator[Check]:

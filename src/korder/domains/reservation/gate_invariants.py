@@ -81,19 +81,20 @@ class _Looks:
             row = await queries.outbox_ends(self._conn)
             if row["oldest"] is None or row["oldest"] > self._newest_row:
                 self._newest_row = None
-        before = await self._expected()
-        loads = {shard: await self._load(shard, before[shard]) for shard in range(SHARDS)}
-        after = await self._expected()
+        # Shards one by one, so that little time passes between the two sides of a comparison.
         for shard in range(SHARDS):
-            self._judge_queue(shard, loads[shard])
-            self._judge_stock(before[shard], after[shard], loads[shard])
+            before = await self._expected(shard)
+            if shard not in self._stuck and self._good.issuperset(before):
+                continue
+            load = await self._load(shard, before)
+            after = await self._expected(shard)
+            self._judge_queue(shard, load)
+            self._judge_stock(before, after, load)
         return not (self._open or self._stuck or self._newest_row is not None)
 
-    async def _expected(self) -> dict[int, dict[UUID, int]]:
-        found: dict[int, dict[UUID, int]] = {shard: {} for shard in range(SHARDS)}
-        async for row in queries.expected_stock(self._conn):
-            found[row["shard"]][row["ticket_type_id"]] = row["available"]
-        return found
+    async def _expected(self, shard: int) -> dict[UUID, int]:
+        rows = queries.expected_stock(self._conn, shard=shard)
+        return {row["ticket_type_id"]: row["available"] async for row in rows}
 
     async def _load(self, shard: int, types: Mapping[UUID, int]) -> _Load:
         """One shard of the gate, read at one moment."""

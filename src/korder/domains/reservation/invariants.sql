@@ -89,10 +89,10 @@ SELECT (SELECT count(*) FROM reservations.reservations WHERE status = 'held') AS
 SELECT EXISTS (SELECT 1 FROM reservations.workers);
 
 -- name: expected_stock
--- What the gate should have of every ticket type that is on sale.
-SELECT ticket_type_id, shard,
+-- What the gate of a shard should have of every ticket type that is on sale.
+SELECT ticket_type_id,
        CASE WHEN cancelled_at IS NULL THEN capacity - held - sold ELSE 0 END AS available
-FROM reservations.inventory WHERE closes_at > now();
+FROM reservations.inventory WHERE shard = :shard AND closes_at > now();
 
 -- name: outbox_ends^
 -- The oldest and the newest row that the relay has still to tell; NULL when it has told all.

@@ -31,6 +31,8 @@ UNAVAILABLE = (*POSTGRES_UNAVAILABLE, *VALKEY_UNAVAILABLE)
 
 #: Stands for every method that has no handler of its own.
 _OTHER = "*"
+#: A longer body is not worth its bandwidth.
+_DISCARD_MAX_BYTES = 8_388_608
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -158,7 +160,7 @@ class Edge:
         try:
             length = headers.get(b"content-length")
             if length is not None and (not length.isdigit() or int(length) > self._body_max):
-                reply = self._too_long(call)
+                reply = self._too_long(call, length)
             else:
                 reply = None if handler is None else await handler(call)
         except ClientGoneError:
@@ -174,9 +176,14 @@ class Edge:
         await send({"type": "http.response.start", "status": status, "headers": out})
         await send({"type": "http.response.body", "body": body})
 
-    def _too_long(self, call: Call) -> Reply:
+    def _too_long(self, call: Call, length: bytes) -> Reply:
+        """413, unread. The server throws the body away as it comes, without keeping any of it:
+        a client in the middle of sending does not see the answer when the connection is cut.
+        """
         status, headers, body = call.refuse(too_large(self._body_max))
-        return status, [*headers, (b"connection", b"close")], body
+        if not length.isdigit() or int(length) > _DISCARD_MAX_BYTES:
+            headers.append((b"connection", b"close"))
+        return status, headers, body
 
     async def _framework(self, call: Call, request_id: bytes, send: Send) -> None:
         seen = 0
