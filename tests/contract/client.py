@@ -182,7 +182,7 @@ class Api:
 
     async def _content(self, table: str) -> tuple[int, str | None]:
         row = await self.db.fetchrow(
-            "SELECT count(*) AS rows, md5(string_agg(t::text, chr(10) ORDER BY t::text)) AS digest"
+            "SELECT count(*) AS rows, md5(string_agg(t::text, ',' ORDER BY t::text)) AS digest"
             f" FROM {table} t"
         )
         return row["rows"], row["digest"]

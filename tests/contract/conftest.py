@@ -40,7 +40,7 @@ def system() -> Iterator[Logged]:
     env |= {"KORDER_LOG_LEVEL": "debug", "KORDER_LOG_FORMAT": "json"}
     argv = [sys.executable, "-m", "korder", "up", "--json", "--port", "0", "--data-dir", str(path)]
     with (path / "korder.log").open("w") as log:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own program
             argv, env=env, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
         )
     # A start that hangs is ended, which ends the read below.

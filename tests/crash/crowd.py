@@ -126,6 +126,7 @@ class Crowd:
     """Many shoppers at once; `purchases` grows while they shop."""
 
     def __init__(self, base_url: str, stage: Stage, members: Sequence[Member]) -> None:
+        self.stage = stage
         self._shoppers = [Shopper(base_url, stage, member) for member in members]
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

@@ -69,7 +69,7 @@ class Up:
 
     def __init__(self, data_dir: Path, *flags: str, **env: str) -> None:
         self.data_dir = data_dir
-        self.log = Path(os.environ.get("KX_LOG", data_dir.with_name(data_dir.name + ".log")))
+        self.log = data_dir.with_name(data_dir.name + ".log")
         self._flags = flags
         self._env = env
         self._process: asyncio.subprocess.Process | None = None

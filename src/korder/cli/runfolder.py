@@ -47,6 +47,8 @@ class RunFolder:
     def __init__(self, data_dir: Path) -> None:
         self.path = data_dir.expanduser().resolve()
         self._lock = -1
+        #: Whether the holder before us was killed: what it started may still be on its way out.
+        self.crashed = False
 
     def __enter__(self) -> "RunFolder":
         """Take the folder; raises InUseError, or OSError when it cannot be written."""
@@ -58,6 +60,7 @@ class RunFolder:
         except OSError:
             os.close(self._lock)
             raise InUseError(self.path, read(self.path)) from None
+        self.crashed = (self.path / "run.json").exists()
         (self.path / "run.json").unlink(missing_ok=True)
         return self
 

@@ -1,10 +1,12 @@
 """The whole system as one object: which children there are, and in which order they go."""
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,25 +179,39 @@ def api_processes(settings: Settings) -> int:
     return settings.api_processes or max(1, (os.cpu_count() or 1) // 2)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, patience_s: float = 0.0) -> socket.socket:
     """The listening socket that all API processes share; port 0 picks a free one.
 
     The supervisor holds it, so that a connection made while an API process is restarted waits
-    instead of being refused. Raises StartError when the address cannot be had.
+    instead of being refused. A port in use is asked for again for `patience_s`. Raises StartError
+    when the address cannot be had.
     """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return _listen_now(host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise StartError(
+                    f"cannot listen on {host}:{port}: {error.strerror}. "
+                    "Choose another port with --port."
+                ) from error
+        time.sleep(_POLL_S)
+
+
+def _listen_now(host: str, port: int) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, proto)
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(4096)  # a rush connects all at once; the kernel may cap it (somaxconn)
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another port with --port."
-        ) from error
-    listener.setblocking(False)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

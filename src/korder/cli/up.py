@@ -20,6 +20,9 @@ app = typer.Typer()
 
 #: Open files we want: a rush is one connection each, and every process counts its own.
 OPEN_FILES = 65_536
+#: API processes of a killed supervisor finish what they have begun, which is bounded by 8 s, and
+#: one that is busy may take a moment to let go of the port.
+ORPHANS_S = 15.0
 
 
 @app.command()
@@ -39,7 +42,8 @@ def up(
         logs.configure(settings.log_format, settings.log_level, "up")
         raise_open_files()
         with RunFolder(settings.data_dir) as folder:
-            listener = listen(settings.host, settings.port)
+            patience_s = ORPHANS_S if folder.crashed else 0.0
+            listener = listen(settings.host, settings.port, patience_s=patience_s)
             asyncio.run(_until_stopped(System(settings, folder, listener), settings, as_json))
     except (StartError, InUseError, ValueError) as error:
         fail(str(error))

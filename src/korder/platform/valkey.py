@@ -17,6 +17,10 @@ from redis.exceptions import (
 
 Client = Any  # redis.asyncio.Redis is generic over its decoding; ours never decodes
 
+#: Connections of one client; who finds them all busy waits, since a refusal here would reach a fan.
+CONNECTIONS_MAX = 64
+WAIT_S = 2.0
+
 #: What a caller may treat as "Valkey is not there right now".
 UNAVAILABLE = (OSError, ValkeyConnectionError, ValkeyTimeoutError, BusyLoadingError)
 
@@ -26,9 +30,14 @@ def connect(url: str, *, socket_timeout_s: float | None = 5.0) -> Client:
     for scheme in ("valkey+unix://", "valkey://"):
         if url.startswith(scheme):
             url = ("unix://" if "unix" in scheme else "redis://") + url.removeprefix(scheme)
-    return valkey.Redis.from_url(
-        url, socket_timeout=socket_timeout_s, socket_connect_timeout=2.0, max_connections=64
+    pool = valkey.BlockingConnectionPool.from_url(
+        url,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=2.0,
+        max_connections=CONNECTIONS_MAX,
+        timeout=WAIT_S,
     )
+    return valkey.Redis.from_pool(pool)
 
 
 class Functions:

@@ -177,8 +177,9 @@ class Edge:
         await send({"type": "http.response.body", "body": body})
 
     def _too_long(self, call: Call, length: bytes) -> Reply:
-        """413, unread. The server throws the body away as it comes, without keeping any of it:
-        a client in the middle of sending does not see the answer when the connection is cut.
+        """413, unread; the server throws the body away as it comes and keeps none of it.
+
+        A client in the middle of sending would not see the answer if the connection were cut.
         """
         status, headers, body = call.refuse(too_large(self._body_max))
         if not length.isdigit() or int(length) > _DISCARD_MAX_BYTES:
