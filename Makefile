@@ -44,7 +44,7 @@ docs: .runtime ## Write docs/settings.md anew from korder.settings.
 ##@ Measure it
 
 bench: .dev ## Run the benchmarks in bench/ on this machine (minutes; wants wrk).
-	@exec $(BIN)/python bench/run.py $(ARGS)
+	@exec $(BIN)/python -m bench.run $(ARGS)
 
 ##@ Keep it
 

@@ -1,6 +1,6 @@
 """One million reservations in one go: memory of every process, and whether it slows down.
 
-    python bench/million.py [--count 1000000] [--members 40000] [--out FILE]
+    python -m bench.million [--count 1000000] [--members 40000] [--out FILE]
 
 Every request has a key of its own and counts against its member's limit, so Valkey keeps
 everything that it ever keeps for a live reservation.
@@ -123,7 +123,7 @@ def main() -> int:
         audit = json.loads(lab.korder("audit", "--json"))
     result = {
         "machine": about,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python -m bench.million", *sys.argv[1:]]),
         **result,
         "audit_ok": audit["ok"],
     }

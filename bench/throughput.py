@@ -1,6 +1,6 @@
 """The reserve path against the ceiling of its own HTTP server, everything on this machine.
 
-    python bench/throughput.py [--seconds 8] [--rounds 3] [--only held,refused,...]
+    python -m bench.throughput [--seconds 8] [--rounds 3] [--only held,refused,...]
 
 Every round runs each scenario once, in turn, so that a drift of the machine's speed meets all of
 them; ratios are taken within a round, and the medians over the rounds are what counts.
@@ -104,7 +104,7 @@ def main() -> int:
     if given.out:
         kept = {
             "machine": about,
-            "command": " ".join(["python", *sys.argv]),
+            "command": " ".join(["python -m bench.throughput", *sys.argv[1:]]),
             "medians": medians,
             "runs": runs,
             "audit": audit,
