@@ -34,7 +34,7 @@ from korder.settings import Settings
 from tests.reserving import Core
 
 hypothesis.settings.register_profile(
-    "ci", max_examples=25, stateful_step_count=30, deadline=None, print_blob=True
+    "ci", max_examples=50, stateful_step_count=30, deadline=None, print_blob=True
 )
 hypothesis.settings.register_profile(
     "deep", max_examples=500, stateful_step_count=60, deadline=None, print_blob=True

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,15 @@ from tests.contract.client import Api, Person
 MEMBERS = 400
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks through the log comes after all that writes into it."""
+    ours = [n for n, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    last = "test_logs_keep_secrets.py"
+    ordered = sorted((items[n] for n in ours), key=lambda item: item.path.name == last)
+    for n, item in zip(ours, ordered, strict=True):
+        items[n] = item
+
+
 @dataclass(frozen=True)
 class Logged(Servers):
     """A system whose processes log to a file."""
@@ -32,12 +42,12 @@ class Logged(Servers):
     log: Path = Path()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def system() -> Iterator[Logged]:
-    """`korder up` as a process of its own on a free port, stopped with all its children."""
+    """`korder up` with two API processes on a free port, stopped with all its children."""
     path = _private_folder()
     env = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "VALKEY_URL")}
-    env |= {"KORDER_LOG_LEVEL": "debug", "KORDER_LOG_FORMAT": "json"}
+    env |= {"KORDER_LOG_LEVEL": "debug", "KORDER_LOG_FORMAT": "json", "KORDER_API_PROCESSES": "2"}
     argv = [sys.executable, "-m", "korder", "up", "--json", "--port", "0", "--data-dir", str(path)]
     with (path / "korder.log").open("w") as log:
         process = subprocess.Popen(  # noqa: S603 - our own program
@@ -65,20 +75,20 @@ def system() -> Iterator[Logged]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def secrets() -> set[str]:
     """Passwords and tokens that were used; see `test_logs_keep_secrets.py`."""
     return set()
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def db(system: Logged) -> AsyncIterator[asyncpg.Pool]:
     """The system's own database, to look behind the API."""
     async with asyncpg.create_pool(system.database_url, min_size=1, max_size=2) as pool:
         yield pool
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def api(system: Logged, db: asyncpg.Pool, secrets: set[str]) -> AsyncIterator[Api]:
     """The API of the running system."""
     async with httpx.AsyncClient(base_url=system.base_url, timeout=30) as http:
@@ -96,13 +106,35 @@ async def api(system: Logged, db: asyncpg.Pool, secrets: set[str]) -> AsyncItera
         yield api
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture
+async def both(api: Api, system: Logged) -> AsyncIterator[tuple[Api, Api]]:
+    """The API twice, on connections to one process and to the other."""
+    found: dict[str, Api] = {}
+    async with AsyncExitStack() as stack:
+        for _ in range(200):
+            client = httpx.AsyncClient(
+                base_url=system.base_url,
+                timeout=30,
+                limits=httpx.Limits(max_connections=1, keepalive_expiry=60),
+            )
+            http = await stack.enter_async_context(client)
+            one = Api(http, api.db, api.secrets)
+            # Ids that a process makes up begin with a word of its own.
+            process = (await one.call("GET", "/health/live")).headers["x-request-id"].split("-")[0]
+            found.setdefault(process, one)
+            if len(found) == 2:
+                break
+        first, second = found.values()
+        yield first, second
+
+
+@pytest_asyncio.fixture(scope="package")
 async def organizer(api: Api) -> Person:
     """Somebody who may make events."""
     return await api.person("organizer")
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def admin(api: Api) -> Person:
     """Somebody who may do everything."""
     return await api.person("admin")

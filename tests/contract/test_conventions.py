@@ -5,7 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from tests.contract.client import Api, Person, event_body
+from korder.kernel.errors import Code, Refusal, overloaded
+from korder.platform.http.problem import answer_of
+from tests.contract.client import Api, Person, event_body, wish
 
 BODY_MAX = 65_536
 SANE = ["a", "7f3c", "req-1.2:3_4", "A" * 128, "01985f5e-7d1b-7c4e-b3a3-9f8b8f6f0a11"]
@@ -189,3 +191,30 @@ async def test_the_type_of_a_body_is_json_whatever_it_is_called(api: Api, organi
         await api.refused(
             400, "invalid_request", "POST", path, by=organizer, content=b"a=b", headers=form
         )
+
+
+@pytest.mark.parametrize("refusal", [overloaded(), overloaded(7), Refusal(Code.RATE_LIMITED)])
+def test_try_again_says_when(refusal: Refusal):
+    """A healthy system does not say so: the edge is asked directly."""
+    status, headers, _ = answer_of(refusal, "en", "/")
+    assert status in (429, 503)
+    assert int(dict(headers)[b"retry-after"]) == (refusal.retry_after_s or 1)
+
+
+async def test_what_is_stored_is_looked_at(api: Api, organizer: Person, admin: Person):
+    """The negative control of `unchanged`: whatever changes, it sees."""
+    event = await api.on_sale(organizer)
+    member = await api.person()
+    points = f"/v1/users/{member.id}/points"
+    changes = [
+        ("POST", "/v1/events", event_body(), organizer),
+        ("PATCH", f"/v1/events/{event['id']}", {"title": "x"}, organizer),
+        ("POST", "/v1/reservations", wish(event), member),
+        ("PATCH", "/v1/users/me", {"name": "x"}, member),
+        ("POST", points, {"delta": 1, "reason": "x"}, admin),
+    ]
+    for method, path, body, by in changes:
+        before = await api.stored()
+        assert before == await api.stored()
+        await api.ok(method, path, body, by=by)
+        assert before != await api.stored(), path

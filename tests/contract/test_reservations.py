@@ -87,7 +87,8 @@ async def test_ids_in_other_letters(api: Api, organizer: Person, member: Person)
 async def test_the_sale_opens_and_closes_by_the_server_clock(
     api: Api, organizer: Person, member: Person
 ):
-    event = await api.on_sale(organizer, sale_opens_at=in_s(0.6), sale_closes_at=in_s(3))
+    times = {"sale_opens_at": in_s(0.6), "sale_closes_at": in_s(2)}
+    event = await api.on_sale(organizer, capacity=10_000, **times)
     early = await api.reserve(member, event)
     assert (early.status_code, early.json()["code"]) == (409, "sale_not_open")
 
@@ -130,11 +131,33 @@ async def test_many_equal_requests_at_once(api: Api, organizer: Person, member: 
 
 
 async def test_a_refusal_is_repeated_for_its_key(api: Api, organizer: Person, member: Person):
-    event = await api.on_sale(organizer, capacity=0)
+    """Also when it would be another answer by now."""
+    event = await api.on_sale(organizer, capacity=1)
     key = {"Idempotency-Key": str(new_id())}
+    other = await api.person()
+    held = await api.held(other, event)
+    first = await api.reserve(member, event, 1, headers=key)
+    assert (first.status_code, first.json()["code"]) == (409, "sold_out")
+    assert "idempotent-replayed" not in first.headers
+    await api.ok("POST", f"{MINE}/{held['id']}/cancel", by=other)
+    await eventually(lambda: api.reserve(other, event), lambda found: found.status_code == 201, 1)
     for _ in range(2):
-        refused = await api.reserve(member, event, 1, headers=key)
-        assert (refused.status_code, refused.json()["code"]) == (409, "sold_out")
+        again = await api.reserve(member, event, 1, headers=key)
+        assert (again.status_code, again.content) == (409, first.content)
+        assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_what_is_given_back_can_be_had_again(api: Api, organizer: Person, member: Person):
+    event = await api.on_sale(organizer, max_per_member=1)
+
+    async def code() -> str:
+        response = await api.reserve(member, event)
+        return "held" if response.status_code == 201 else response.json()["code"]
+
+    assert [await code() for _ in range(2)] == ["held", "limit_exceeded"]
+    (held,) = (await api.ok("GET", MINE, by=member))["items"]
+    await api.ok("POST", f"{MINE}/{held['id']}/cancel", by=member)
+    await eventually(code, lambda found: found == "held", 1)
 
 
 async def test_asking_asynchronously(api: Api, organizer: Person, member: Person):

@@ -70,10 +70,12 @@ class Up:
     def __init__(self, data_dir: Path, *flags: str, **env: str) -> None:
         self.data_dir = data_dir
         self.log = data_dir.with_name(data_dir.name + ".log")
+        self._answer = data_dir.with_name(data_dir.name + ".json")
         self._flags = flags
         self._env = env
         self._process: asyncio.subprocess.Process | None = None
-        self._seen: set[psutil.Process] = set()
+        #: All processes of ours that were ever seen.
+        self.ever: set[psutil.Process] = set()
         self.port = 0
         self.told: dict[str, Any] = {}
 
@@ -96,11 +98,15 @@ class Up:
 
     async def start(self) -> "Up":
         """Start it; returns when it says that it is ready."""
+        await self.spawn()
+        return await self.started()
+
+    async def spawn(self) -> None:
+        """Start the process; `started` waits until it is ready."""
         argv = ["up", "--json", "--port", str(self.port), "--data-dir", str(self.data_dir)]
-        # A file, not a pipe: children that outlive a killed supervisor would keep that open, and
-        # asyncio would call the supervisor alive until they are gone.
-        answer = self.data_dir.with_name(self.data_dir.name + ".json")
-        with self.log.open("ab") as log, answer.open("wb") as out:
+        # Its answer goes to a file, not to a pipe: children that outlive a killed supervisor would
+        # keep that open, and asyncio would call the supervisor alive until they are gone.
+        with self.log.open("ab") as log, self._answer.open("wb") as out:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "korder", *argv, *self._flags),
                 env=environment(**self._env),
@@ -109,14 +115,17 @@ class Up:
                 stderr=log,
                 start_new_session=True,
             )
-        await eventually(
-            lambda: answer.read_text().endswith("\n") or self._process.returncode is not None,
-            "korder up is ready",
-            START_TIMEOUT_S,
-        )
-        line = answer.read_text()
-        assert line, f"korder up ended before it was ready:\n{self.log.read_text()[-2000:]}"
-        self.told = json.loads(line)
+
+    async def started(self) -> "Up":
+        """Wait until it says that it is ready."""
+
+        def has_spoken() -> bool:
+            assert self._process is not None
+            assert self._process.returncode is None, self.log.read_text()[-2000:]
+            return self._answer.read_text().endswith("\n")
+
+        await eventually(has_spoken, "korder up is ready", START_TIMEOUT_S)
+        self.told = json.loads(self._answer.read_text())
         self.port = int(self.base_url.rpartition(":")[2])
         self.family()
         return self
@@ -136,7 +145,7 @@ class Up:
         with contextlib.suppress(psutil.NoSuchProcess):
             top = psutil.Process(self.pid)
             found = {top, *top.children(recursive=True)}
-            self._seen |= found
+            self.ever |= found
             return found
         return set()
 
@@ -172,7 +181,7 @@ class Up:
                 self._process.send_signal(signal.SIGCONT)
             await self.stop()
         finally:
-            for process in self._seen:
+            for process in self.ever:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()  # psutil compares start times: never a stranger's pid
 

@@ -129,9 +129,7 @@ async def test_capacity_below_what_is_committed_is_refused(core: Core):
     gate, sale = await core.gate(), await core.sale(5)
     await core.reserve(gate, sale, quantity=3)
     with pytest.raises(Refusal) as refused:
-        await core.service().change_ticket_type(
-            sale.type_id, capacity=2, price=1, max_per_member=1
-        )
+        await core.service().change_ticket_type(sale.type_id, capacity=2, price=1, max_per_member=1)
     assert refused.value.code is Code.CAPACITY_BELOW_COMMITTED
     assert await core.availability(sale) == (5, 3, 0)
 

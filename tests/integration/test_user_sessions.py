@@ -1,6 +1,7 @@
 """Signing in and out on a real PostgreSQL: rotation, reuse, revocation, keys."""
 
 import asyncio
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -200,15 +201,27 @@ async def test_processes_that_start_together_make_one_key(pool, clean) -> None:
         await asyncio.gather(*(service.stop() for service in services))
 
 
+async def test_requests_go_on_while_a_key_is_made(pool, clean, monkeypatch) -> None:
+    makers = []
+    make = keys.new_key_pair
+    monkeypatch.setattr(
+        keys, "new_key_pair", lambda: makers.append(threading.current_thread()) or make()
+    )
+    async with transaction(pool) as conn:
+        await keys.ensure(conn, SLACK_S)
+    assert len(makers) == 1
+    assert makers[0] is not threading.current_thread()
+
+
 async def test_the_jwks_shows_public_keys_only(accounts) -> None:
     mina = await accounts.member()
     response = await accounts.http.get("/.well-known/jwks.json")
     assert response.status_code == 200
     assert "max-age=5" in response.headers["cache-control"]
     (key,) = response.json()["keys"]
-    assert set(key) == {"kid", "kty", "crv", "x", "alg", "use"}
+    assert set(key) == {"kid", "kty", "n", "e", "alg", "use"}
     public = jwt.PyJWK(key)
-    jwt.decode(mina["access_token"], public, algorithms=["EdDSA"], audience="korder-api")
+    jwt.decode(mina["access_token"], public, algorithms=["RS256"], audience="korder-api")
 
 
 async def test_rotating_signs_nobody_out(accounts, monkeypatch) -> None:

@@ -252,7 +252,6 @@ async def test_a_rebuild_with_committed_and_unsettled_entries_ends_exact_at_once
     await eventually(lambda: _stock_is(core, sale, b"4"))
 
 
-@pytest.mark.xfail(strict=True, reason="the gate does not mark it as accepted before")
 @pytest.mark.parametrize("scarce", ["allowance", "stock"])
 async def test_a_hold_that_was_committed_and_forgotten_by_valkey_is_still_answered(
     core: Core, scarce: str

@@ -372,6 +372,7 @@ class Reservations(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # a failure is shrunk for up to five minutes
 def test_model_and_system_agree(servers, clean) -> None:
     Reservations.bench = Bench(servers.database_url, servers.valkey_url)
     try:

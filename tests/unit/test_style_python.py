@@ -19,7 +19,6 @@ LONGEST_TEST_FILE = 500  # a list of cases is read by the case
 LONGEST_FUNCTION = 70
 #: Longer files, and why they are not split.
 LONG_FILES = {
-    "src/korder/domains/reservation/gate.py": "one state machine over the same waiters and batches",
 }
 
 #: (rule, file) -> why it may. One that is no longer needed fails a test, and is taken out.

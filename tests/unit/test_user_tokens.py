@@ -2,27 +2,35 @@
 
 import base64
 import hashlib
+import hmac
 import json
 from datetime import UTC, datetime, timedelta
 
 import jwt
+import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
 from korder.domains.user.tokens import (
     Issuer,
     Signer,
     jwk,
+    load_private,
+    load_public,
+    new_key_pair,
     new_refresh_token,
-    new_seed,
     refresh_digest,
+    thumbprint,
 )
 from korder.kernel.errors import Code, Refusal
 from korder.kernel.ids import new_id
 from korder.platform.auth import Authenticator
 
-SEED = new_seed()
-SIGNER = Signer(SEED.kid, Ed25519PrivateKey.from_private_bytes(SEED.private))
+PAIR = new_key_pair()
+PUBLIC = load_public(PAIR.public)
+SIGNER = Signer(PAIR.kid, load_private(PAIR.private))
 ISSUER = Issuer("korder", "korder-api")
 
 
@@ -40,7 +48,7 @@ def issue(issuer: Issuer = ISSUER, signer: Signer = SIGNER, life_s: int = 900) -
 
 class Keys:
     async def public_keys(self):
-        return {SEED.kid: Ed25519PublicKey.from_public_bytes(SEED.public)}
+        return {PAIR.kid: PUBLIC}
 
 
 async def verify(token: str):
@@ -55,7 +63,7 @@ async def test_our_verifier_takes_our_token() -> None:
     assert str(principal.member_id) == claims["sub"]
     assert str(principal.session_id) == claims["sid"]
     assert claims["roles"] == ["member"]
-    assert jwt.get_unverified_header(token) == {"alg": "EdDSA", "typ": "at+jwt", "kid": SEED.kid}
+    assert jwt.get_unverified_header(token) == {"alg": "RS256", "typ": "at+jwt", "kid": PAIR.kid}
 
 
 def _with(token: str, header: dict | None = None, claims: dict | None = None) -> str:
@@ -69,8 +77,26 @@ def _with(token: str, header: dict | None = None, claims: dict | None = None) ->
     return ".".join(parts)
 
 
-STRANGER = new_seed()
-OF_A_STRANGER = Signer(SEED.kid, Ed25519PrivateKey.from_private_bytes(STRANGER.private))
+OF_A_STRANGER = Signer(PAIR.kid, load_private(new_key_pair().private))
+
+
+def _as_hs256(key: bytes) -> str:
+    """Our claims with an HMAC whose key everybody knows, which a library would refuse to make."""
+    head, claims, _ = _with(issue(), header={"alg": "HS256"}).split(".")
+    mac = hmac.digest(key, f"{head}.{claims}".encode(), hashlib.sha256)
+    return f"{head}.{claims}." + base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+
+
+def _signed_as(algorithm: str) -> str:
+    """By our own key, in a way that is not ours."""
+    claims = jwt.decode(issue(), options={"verify_signature": False})
+    headers = {"kid": PAIR.kid, "typ": "at+jwt"}
+    return jwt.encode(claims, SIGNER.private_key, algorithm, headers)
+
+
+PUBLIC_PEM = PUBLIC.public_bytes(
+    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +112,13 @@ OF_A_STRANGER = Signer(SEED.kid, Ed25519PrivateKey.from_private_bytes(STRANGER.p
         _with(issue(), header={"alg": "none"}).rpartition(".")[0] + ".",
         _with(issue(), header={"typ": "JWT"}),
         _with(issue(), header={"kid": None}),
-        jwt.encode({"sub": "x"}, "k" * 32, "HS256", {"kid": SEED.kid, "typ": "at+jwt"}),
+        _as_hs256(PUBLIC_PEM),
+        _as_hs256(PUBLIC_PEM.strip()),
+        _as_hs256(PAIR.public),
+        _as_hs256(b""),
+        _signed_as("RS512"),
+        _signed_as("PS256"),
+        jwt.encode({"sub": "x"}, "k" * 32, "HS256", {"kid": PAIR.kid, "typ": "at+jwt"}),
         new_refresh_token(),
         "",
         "a.b.c",
@@ -107,11 +139,36 @@ def test_a_refresh_token_is_256_random_bits_kept_as_a_digest() -> None:
 
 
 def test_a_jwk_is_the_public_key_and_nothing_more() -> None:
-    shown = jwk(SEED.kid, SEED.public)
-    assert base64.urlsafe_b64decode(shown.x + "=") == SEED.public
-    assert not hasattr(shown, "d")
-    # RFC 8037, appendix A.3: the thumbprint of the key of appendix A.2.
-    from korder.domains.user.tokens import _thumbprint  # noqa: PLC0415
+    shown = msgspec.to_builtins(jwk(PAIR.kid, PUBLIC))
+    assert set(shown) == {"kid", "kty", "n", "e", "alg", "use"}
+    assert (shown["kty"], shown["e"], shown["alg"]) == ("RSA", "AQAB", "RS256")
+    assert jwt.PyJWK(shown).key.public_numbers() == PUBLIC.public_numbers()
+    assert shown["kid"] == thumbprint(PUBLIC) == thumbprint(SIGNER.private_key.public_key())
 
-    known = base64.urlsafe_b64decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo=")
-    assert _thumbprint(known) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+def test_the_thumbprint_is_that_of_the_rfc() -> None:
+    """RFC 7638, 3.1."""
+    modulus = (
+        "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_B"
+        "JECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_F"
+        "DW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4"
+        "vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"
+    )
+    number = int.from_bytes(base64.urlsafe_b64decode(modulus + "=="), "big")
+    known = RSAPublicNumbers(65537, number).public_key()
+    assert thumbprint(known) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+
+def test_keys_of_other_kinds_are_not_loaded() -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    public = other.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    private = other.private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    for load, raw in ((load_public, public), (load_private, private), (load_private, b"x")):
+        with pytest.raises(ValueError):
+            load(raw)

@@ -148,7 +148,7 @@ class Api:
         await self.invalidation.start()
         self.gate.start()
         await self._background.once_possible("users.start", self.users.start)
-        await self._background.once_possible("keys", sessions.refresh_keys)
+        await self._background.once_possible("sessions", sessions.start)
         self._background.every(KEYS_S, "keys", sessions.refresh_keys)
         self._background.every(REVOCATIONS_S, "revocations", sessions.poll)
         self._closing[:0] = [

@@ -37,6 +37,14 @@ class SessionWatch:
         if found:
             self._since = found[-1].revoked_at
 
+    async def start(self) -> None:
+        """Make ready: no token is accepted before the keys are there, so revocations come first.
+
+        Else a process that has just been started would accept whoever signed out long ago.
+        """
+        await self.poll()
+        await self.refresh_keys()
+
     async def refresh_keys(self) -> None:
         """Bring the published keys up to date."""
         self._authenticator.use_keys(await self._users.public_keys())

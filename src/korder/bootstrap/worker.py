@@ -45,7 +45,8 @@ async def _run_worker(settings: Settings, name: str) -> None:
         background = Background()
         stack.push_async_callback(background.stop)
         _start_chores(background, settings, pool, publisher)
-        worker = Worker(settings, client, as_worker_name(name, socket.gethostname()))
+        label = as_worker_name(name, socket.gethostname(), settings.data_dir)
+        worker = Worker(settings, client, label)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, worker.stop)
         await worker.run()

@@ -1,24 +1,25 @@
-"""Who asks: access tokens (JWT, EdDSA) verified locally with published keys.
+"""Who asks: access tokens (JWT, RS256) verified locally with published keys.
 
 No identity header is believed, and no server is asked: a verified token is cached until it expires
-or its session is revoked.
+or its session is revoked. RS256, because a first look costs the least: docs/adr/0005.
 """
 
 import asyncio
+import heapq
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from korder.kernel.errors import Code, Refusal, overloaded
 
 #: `typ` in the header of an access token (RFC 9068).
 ACCESS_HEADER_TYPE = "at+jwt"
-ALGORITHM = "EdDSA"
-#: Verified tokens kept per process; about 1 KB each.
+ALGORITHM = "RS256"
+#: Verified tokens kept per process; about 1.4 KB each.
 CACHED_MAX = 50_000
 #: Different token headers remembered: one a key, and whatever forgers send.
 HEADERS_MAX = 256
@@ -41,7 +42,7 @@ class Principal(NamedTuple):
 class KeySource(Protocol):
     """Where the published keys come from."""
 
-    async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
+    async def public_keys(self) -> Mapping[str, RSAPublicKey]:
         """All keys whose tokens may still be alive, by `kid`."""
         ...
 
@@ -57,15 +58,17 @@ class Authenticator:
         self._source = source
         self._issuer = issuer
         self._audience = audience
-        self._keys: Mapping[str, Ed25519PublicKey] = {}
+        self._keys: Mapping[str, RSAPublicKey] = {}
         self._cache: dict[bytes, Principal] = {}
         self._by_session: dict[UUID, list[bytes]] = {}
         self._revoked: dict[UUID, float] = {}
+        #: One entry for each of `_revoked`, soonest first; one put off since may come too early.
+        self._revoked_ends: list[tuple[float, UUID]] = []
         self._kids: dict[bytes, str] = {}
         self._looked_up_at = float("-inf")
-        self._looking_up: asyncio.Future[Mapping[str, Ed25519PublicKey]] | None = None
+        self._looking_up: asyncio.Future[Mapping[str, RSAPublicKey]] | None = None
 
-    def use_keys(self, keys: Mapping[str, Ed25519PublicKey]) -> None:
+    def use_keys(self, keys: Mapping[str, RSAPublicKey]) -> None:
         """Replace the published keys; tokens of a key that is gone are verified anew."""
         if set(self._keys) - set(keys):
             self._cache.clear()
@@ -76,14 +79,27 @@ class Authenticator:
         """Refuse the tokens of these sessions from now on; forget it when they have expired."""
         now = time.time()
         for session_id in session_ids:
-            self._revoked[session_id] = max(self._revoked.get(session_id, 0.0), now + kept_s)
+            self._refuse_until(session_id, now + kept_s)
             for token in self._by_session.pop(session_id, ()):
                 self._cache.pop(token, None)
-        while self._revoked:
-            oldest = next(iter(self._revoked))
-            if self._revoked[oldest] > now:
-                break
-            del self._revoked[oldest]
+        self._forget_revoked(now)
+
+    def _refuse_until(self, session_id: UUID, end: float) -> None:
+        known = self._revoked.get(session_id)
+        self._revoked[session_id] = end if known is None else max(known, end)
+        if known is None:
+            heapq.heappush(self._revoked_ends, (end, session_id))
+
+    def _forget_revoked(self, now: float) -> None:
+        ends = self._revoked_ends
+        while ends and ends[0][0] <= now:
+            session_id = ends[0][1]
+            end = self._revoked[session_id]
+            if end > now:  # revoked once more since, for longer
+                heapq.heapreplace(ends, (end, session_id))
+            else:
+                heapq.heappop(ends)
+                del self._revoked[session_id]
 
     def cached(self, authorization: bytes | None) -> Principal | None:
         """The principal of a header verified before, if it still holds."""

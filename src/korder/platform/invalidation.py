@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 _CHANNEL = b"korder:changed"
 _RETRY_S = 0.5
+#: A server that hangs must not make whoever changed something hang too.
+_PUBLISH_S = 0.5
 #: "Everything of this topic may have changed."
 ALL = "*"
 
@@ -37,7 +39,8 @@ class Invalidation:
         """Tell this process at once and the others as soon as possible; never raises."""
         self._tell(topic, key)
         with contextlib.suppress(*UNAVAILABLE):  # the bound on the caches' age does the rest
-            await self._client.publish(_CHANNEL, f"{topic} {key}")
+            async with asyncio.timeout(_PUBLISH_S):
+                await self._client.publish(_CHANNEL, f"{topic} {key}")
 
     async def start(self) -> None:
         """Begin to listen."""

@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ import psutil
 #: The system user that the embedded servers run as when we are root (PostgreSQL refuses root).
 SERVER_USER = "embedded_postgres"
 
+#: Both servers are prepared at the same time, each in a thread; one of them makes the user.
+_USER_LOCK = threading.Lock()
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -68,10 +71,11 @@ def server_user() -> str | None:
     """The user to run the servers as, made on first use; None when we are not root."""
     if os.geteuid() != 0:
         return None
-    try:
-        pwd.getpwnam(SERVER_USER)
-    except KeyError:
-        wheel().ensure_user_exists(SERVER_USER)
+    with _USER_LOCK:
+        try:
+            pwd.getpwnam(SERVER_USER)
+        except KeyError:
+            wheel().ensure_user_exists(SERVER_USER)
     return SERVER_USER
 
 

@@ -132,7 +132,7 @@ async def _lock_types(
         )
         for row in rows
     }
-    # The clock is read after the last lock was granted: a deadline never starts in the past.
+    # The clock is read as the rows are found: a deadline may be short by the wait for the locks.
     return types, max((row["now"] for row in rows), default=None)
 
 

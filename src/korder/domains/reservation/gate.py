@@ -10,13 +10,12 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
-from korder.domains.reservation import model
+from korder.domains.reservation import metrics, model
 from korder.domains.reservation.record import (
     IDEMPOTENCY_PERIOD_S,
     KEPT_HELD,
@@ -25,8 +24,11 @@ from korder.domains.reservation.record import (
     SHARDS,
     VERDICT,
 )
+from korder.domains.reservation.waiters import Answer, Waiter, Waiters
 from korder.kernel.errors import Code
 from korder.platform.valkey import UNAVAILABLE, Client, Functions
+
+__all__ = ["OVERLOADED", "QUEUED", "Answer", "Gate"]
 
 log = structlog.get_logger(__name__)
 
@@ -35,60 +37,11 @@ QUEUED = b"P"
 #: Queue full, gate not loaded or out of reach: 503.
 OVERLOADED = b"Q"
 
-#: How long an undecided request is remembered after its 202, to be submitted again if Valkey
-#: loses it. By then the worker has decided it, or PostgreSQL has been down for a minute.
-DETACHED_S = 60.0
 #: A gate that cannot be reached is tried again this often, until the request's budget is spent.
 RETRY_S = 0.05
 TICK_S = 0.025
 #: Between looks at a shard's generation while requests wait unusually long.
 GENERATION_CHECK_S = 1.0
-
-
-class Answer(NamedTuple):
-    """What the gate or the worker says. Instants in µs since the epoch; zero unless held."""
-
-    code: bytes
-    id: bytes
-    created_us: int = 0
-    expires_us: int = 0
-    amount: int = 0
-    replayed: bool = False
-
-
-class _Waiter:
-    __slots__ = (
-        "accepted",
-        "attached",
-        "deadline",
-        "future",
-        "generation",
-        "id",
-        "record",
-        "shard",
-    )
-
-    def __init__(
-        self,
-        shard: int,
-        rid: bytes,
-        record: bytes,
-        future: "asyncio.Future[Answer]",
-        deadline: float,
-    ) -> None:
-        self.shard = shard
-        self.id = rid
-        self.record = record
-        self.future = future
-        self.deadline = deadline
-        self.generation = b""
-        self.accepted = False
-        #: False once its client has been told 202.
-        self.attached = True
-
-    def answer(self, answer: Answer) -> None:
-        if not self.future.done():
-            self.future.set_result(answer)
 
 
 class Gate:
@@ -111,14 +64,14 @@ class Gate:
         self._budget_s = wait_budget_ms / 1000
         self.address = os.urandom(6).hex().encode()
         self._loop = asyncio.get_running_loop()
-        self._queues: list[deque[_Waiter]] = [deque() for _ in range(SHARDS)]
+        self._queues: list[deque[Waiter]] = [deque() for _ in range(SHARDS)]
         self._flushing = [False] * SHARDS
         self._generation = [b""] * SHARDS
-        #: Attached waiters in order of their deadlines, then those already told 202.
-        self._waiting: dict[bytes, _Waiter] = {}
-        self._detached: dict[bytes, _Waiter] = {}
+        self._waiters = Waiters(queue_max)
         self._tasks: set[asyncio.Task[None]] = set()
         self._checked_at = 0.0
+        #: Makes a request that was told 202 answerable again after Valkey has lost that too.
+        self.remember: Callable[[bytes], Coroutine[None, None, None]] = _nothing
         #: Plain counters, read by the metrics exporter.
         self.batches = 0
         self.batched = 0
@@ -133,7 +86,7 @@ class Gate:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for waiter in self._waiting.values():
+        for waiter in self._waiters:
             waiter.answer(Answer(QUEUED if waiter.accepted else OVERLOADED, waiter.id))
 
     def submit(
@@ -142,15 +95,15 @@ class Gate:
         """Put one request (a 75-byte record) before the gate; the future never raises."""
         future: asyncio.Future[Answer] = self._loop.create_future()
         now = self._loop.time()
-        waiter = _Waiter(shard, rid, record, future, now + self._budget_s)
+        waiter = Waiter(shard, rid, record, future, now + self._budget_s)
         waiter.attached = not respond_async
-        (self._waiting if waiter.attached else self._detached)[rid] = waiter
+        self._waiters.add(waiter)
         self._enqueue(waiter)
         return future
 
     def pending(self, rid: bytes) -> bool:
         """Whether this process still waits for the verdict of a request."""
-        return rid in self._waiting or rid in self._detached
+        return rid in self._waiters
 
     def may_have_forgotten(self, shard: int, opens_s: float, code: Code) -> bool:
         """Whether a key of this sale may have been decided without the gate remembering it.
@@ -170,7 +123,7 @@ class Gate:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _enqueue(self, waiter: _Waiter) -> None:
+    def _enqueue(self, waiter: Waiter) -> None:
         shard = waiter.shard
         self._queues[shard].append(waiter)
         if not self._flushing[shard]:
@@ -183,6 +136,10 @@ class Gate:
         try:
             while queue:
                 batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]
+                # Who was told 503 meanwhile, or has gone, must not get a hold that nobody claims.
+                batch = [w for w in batch if w.accepted or not w.future.done()]
+                if not batch:
+                    continue
                 try:
                     reply = await self._call(shard, batch)
                 except UNAVAILABLE:
@@ -196,7 +153,7 @@ class Gate:
         finally:
             self._flushing[shard] = False
 
-    async def _call(self, shard: int, batch: list[_Waiter]) -> list[bytes]:
+    async def _call(self, shard: int, batch: list[Waiter]) -> list[bytes]:
         keys = KEYS[shard]
         period = int(time.time()) // IDEMPOTENCY_PERIOD_S
         reply: list[bytes] = await self._functions.call(
@@ -219,7 +176,7 @@ class Gate:
         self.batched += len(batch)
         return reply
 
-    def _apply(self, shard: int, batch: list[_Waiter], reply: list[bytes]) -> None:
+    def _apply(self, shard: int, batch: list[Waiter], reply: list[bytes]) -> None:
         generation = reply[0]
         if not generation:
             for waiter in batch:
@@ -240,7 +197,7 @@ class Gate:
             else:
                 self._finish(waiter, Answer(code, waiter.id))
 
-    def _replay(self, waiter: _Waiter, value: bytes, generation: bytes) -> None:
+    def _replay(self, waiter: Waiter, value: bytes, generation: bytes) -> None:
         """The key is known: answer as it was answered, or wait for that request's verdict."""
         _, mark, rid = KEPT_PENDING.unpack_from(value)
         if mark == QUEUED:
@@ -260,25 +217,25 @@ class Gate:
             return
         self._finish(waiter, Answer(mark, rid, replayed=True))
 
-    def _postpone(self, batch: list[_Waiter]) -> None:
+    def _postpone(self, batch: list[Waiter]) -> None:
         """Valkey is out of reach; the call may or may not have arrived: try again with the ids."""
         now = self._loop.time()
         for waiter in batch:
+            waiter.may_be_counted()
             if waiter.accepted or now + RETRY_S < min(waiter.deadline, now + self._budget_s):
                 self._loop.call_later(RETRY_S, self._enqueue, waiter)
             else:
                 self._finish(waiter, Answer(OVERLOADED, waiter.id))
 
-    def _refuse_or_postpone(self, waiter: _Waiter) -> None:
+    def _refuse_or_postpone(self, waiter: Waiter) -> None:
         """A closed or full gate refuses the new, and keeps what it had accepted before."""
         if waiter.accepted:
             self._loop.call_later(RETRY_S, self._enqueue, waiter)
         else:
             self._finish(waiter, Answer(OVERLOADED, waiter.id))
 
-    def _finish(self, waiter: _Waiter, answer: Answer) -> None:
-        self._waiting.pop(waiter.id, None)
-        self._detached.pop(waiter.id, None)
+    def _finish(self, waiter: Waiter, answer: Answer) -> None:
+        self._waiters.pop(waiter.id)
         waiter.answer(answer)
 
     # -- verdicts
@@ -300,11 +257,15 @@ class Gate:
 
     def settle(self, verdicts: bytes) -> None:
         """Resolve the requests of a block of 41-byte verdicts."""
-        waiting, detached = self._waiting, self._detached
+        pop = self._waiters.pop
+        first = None
         for rid, code, created, expires, amount in VERDICT.iter_unpack(verdicts):
-            waiter = waiting.pop(rid, None) or detached.pop(rid, None)
+            waiter = pop(rid)
             if waiter is not None and not waiter.future.done():
                 waiter.future.set_result(Answer(code, rid, created, expires, amount))
+                first = first or waiter
+        if first is not None:
+            metrics.WAIT.observe(self._loop.time() - first.deadline + self._budget_s)
 
     # -- deadlines and lost generations
 
@@ -313,7 +274,7 @@ class Gate:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
             self._detach_overdue(now)
-            if now - self._checked_at >= GENERATION_CHECK_S and (self._waiting or self._detached):
+            if now - self._checked_at >= GENERATION_CHECK_S and self._waiters:
                 self._checked_at = now
                 try:
                     await self._check_generations()
@@ -321,29 +282,16 @@ class Gate:
                     continue
 
     def _detach_overdue(self, now: float) -> None:
-        overdue = []
-        for waiter in self._waiting.values():
-            if waiter.deadline > now:
-                break
-            overdue.append(waiter)
-        for waiter in overdue:
+        for waiter in self._waiters.overdue(now):
             if not waiter.accepted:
                 self._finish(waiter, Answer(OVERLOADED, waiter.id))
                 continue
-            del self._waiting[waiter.id]
-            waiter.attached = False
-            self._detached[waiter.id] = waiter
+            self._waiters.detach(waiter)
             waiter.answer(Answer(QUEUED, waiter.id))
-        forgotten = []
-        for waiter in self._detached.values():
-            if waiter.deadline + DETACHED_S > now and len(self._detached) <= self._queue_max:
-                break
-            forgotten.append(waiter.id)
-        for rid in forgotten:
-            del self._detached[rid]
+        self._waiters.forget_old(now)
 
     async def _check_generations(self) -> None:
-        shards = {w.shard for w in self._undecided()}
+        shards = {waiter.shard for waiter in self._waiters}
         for shard in shards:
             generation = await self._client.hget(KEYS[shard].meta, "generation")
             if generation:
@@ -354,14 +302,15 @@ class Gate:
         if self._generation[shard] == generation:
             return
         self._generation[shard] = generation
-        for waiter in list(self._undecided()):
+        for waiter in self._waiters:
             if waiter.shard == shard and waiter.accepted and waiter.generation != generation:
                 waiter.generation = generation
+                waiter.may_be_counted()
                 self._enqueue(waiter)
 
-    def _undecided(self) -> Iterator[_Waiter]:
-        yield from self._waiting.values()
-        yield from self._detached.values()
+
+async def _nothing(_record: bytes) -> None:
+    """Nobody asked to be told."""
 
 
 def _codes(codes: bytes) -> Iterator[bytes]:

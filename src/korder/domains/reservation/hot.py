@@ -5,6 +5,7 @@ sale, two short hashes, one 75-byte record, one future. Everything that can be r
 gate is refused here, and what the gate refuses never reaches PostgreSQL.
 """
 
+import contextlib
 import time
 from collections import Counter
 from hashlib import sha256
@@ -26,6 +27,7 @@ from korder.platform.http.edge import Call, Reply
 from korder.platform.http.framework import decode_problem
 from korder.platform.http.strict import decode
 from korder.platform.idempotency import parse_key
+from korder.platform.valkey import UNAVAILABLE
 
 QUANTITY_MAX = 100
 _JSON = (b"content-type", b"application/json")
@@ -72,6 +74,7 @@ class ReserveRoutes:
         self._snapshots = snapshots
         self._gate = gate
         self._service = service
+        gate.remember = self._remember_again
         #: Answers by kind, read by the metrics exporter.
         self.answers: Counter[str] = Counter()
         self._instants: dict[int, bytes] = {}
@@ -152,6 +155,12 @@ class ReserveRoutes:
         if sale is None or sale.event_text != str(event):
             raise Refusal(Code.NOT_FOUND)
         return sale
+
+    async def _remember_again(self, record: bytes) -> None:
+        sale = self._snapshots.get(str(UUID(bytes=REQUEST.unpack(record)[2])))
+        if sale is not None:
+            with contextlib.suppress(*UNAVAILABLE):
+                await self._service.remember_queued(record, sale.event_raw)
 
     # -- what it answers
 

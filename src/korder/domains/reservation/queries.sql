@@ -169,9 +169,12 @@ RETURNING event_id;
 SELECT event_id FROM reservations.inventory WHERE ticket_type_id = :ticket_type_id;
 
 -- name: close_sale
--- Close a sale for good.
-UPDATE reservations.inventory SET cancelled_at = coalesce(cancelled_at, now())
-WHERE event_id = :event_id RETURNING ticket_type_id;
+-- Close a sale for good. The rows are locked in id order first, as every batch does.
+WITH locked AS (
+    SELECT ticket_type_id FROM reservations.inventory WHERE event_id = :event_id
+    ORDER BY ticket_type_id FOR NO KEY UPDATE)
+UPDATE reservations.inventory i SET cancelled_at = coalesce(i.cancelled_at, now())
+FROM locked WHERE i.ticket_type_id = locked.ticket_type_id RETURNING i.ticket_type_id;
 
 -- name: get_reservation^
 -- One reservation of a member, its deadline applied.

@@ -7,6 +7,7 @@ it sweeps expired holds, relays releases to the gate and reconciles the gate wit
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import asyncpg
 import structlog
@@ -264,6 +265,9 @@ def _chunks(entries: Sequence[Entry], most: int) -> Iterable[list[Entry]]:
         yield chunk
 
 
-def as_worker_name(name: str, host: str) -> str:
-    """Names of leases are unique per machine; the supervisor's names are unique on one."""
-    return f"{host}/{name}"
+def as_worker_name(name: str, host: str, folder: Path) -> str:
+    """The name in the leases: a supervisor's names are unique in its data folder, of one machine.
+
+    Two workers of one name would take the leases from each other for ever.
+    """
+    return f"{host}:{folder.resolve()}/{name}"

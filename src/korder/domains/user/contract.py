@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from korder.kernel.errors import Code, Refusal
 
@@ -30,7 +30,7 @@ class UserContract(Protocol):
         """The member's roles, at most a second old; empty for an unknown or deleted member."""
         ...
 
-    async def public_keys(self) -> dict[str, Ed25519PublicKey]:
+    async def public_keys(self) -> dict[str, RSAPublicKey]:
         """By `kid`, every key that a living access token may be signed with, read just now."""
         ...
 

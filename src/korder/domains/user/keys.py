@@ -13,13 +13,17 @@ from typing import NamedTuple
 
 import asyncpg
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from korder.domains.user.store import queries
-from korder.domains.user.tokens import Jwk, Signer, jwk, new_seed
+from korder.domains.user.tokens import (
+    Jwk,
+    Signer,
+    jwk,
+    load_private,
+    load_public,
+    new_key_pair,
+)
 from korder.kernel.errors import overloaded
 from korder.platform.postgres import UNAVAILABLE, Connection, Pool, transaction
 
@@ -35,8 +39,8 @@ class SigningKey(NamedTuple):
     """One published key. `needed_until` is None while it is not retired."""
 
     kid: str
-    private_raw: bytes
-    public_raw: bytes
+    private_der: bytes
+    public_der: bytes
     created_at: datetime
     not_before: datetime
     retired_at: datetime | None
@@ -44,9 +48,13 @@ class SigningKey(NamedTuple):
     state: str  # next | signing | retired
 
     @property
-    def public_key(self) -> Ed25519PublicKey:
+    def public_key(self) -> RSAPublicKey:
         """To verify with."""
-        return Ed25519PublicKey.from_public_bytes(self.public_raw)
+        return load_public(self.public_der)
+
+    def signer(self) -> Signer:
+        """To sign with; to be kept, so that the key is parsed once and not for every token."""
+        return Signer(self.kid, load_private(self.private_der))
 
 
 class KeyRing:
@@ -92,14 +100,13 @@ class KeyRing:
     async def jwks(self) -> list[Jwk]:
         """The published keys as JWKs, at most `RELOAD_S` old."""
         keys = self._keys or await self.reload()
-        return [jwk(key.kid, key.public_raw) for key in keys]
+        return [jwk(key.kid, key.public_key) for key in keys]
 
     def _use(self, keys: list[SigningKey]) -> None:
         self._keys = keys
         signing = next((key for key in keys if key.state == "signing"), None)
         if signing is not None and (self._signer is None or self._signer.kid != signing.kid):
-            private = Ed25519PrivateKey.from_private_bytes(signing.private_raw)
-            self._signer = Signer(signing.kid, private)
+            self._signer = signing.signer()
 
     async def _reload_for_ever(self) -> None:
         while True:
@@ -141,11 +148,11 @@ async def rotate(conn: Connection, slack_s: int) -> list[SigningKey]:
 
 
 async def _insert(conn: Connection, *, lead_s: int) -> str:
-    seed = new_seed()
+    pair = await asyncio.to_thread(new_key_pair)  # requests go on meanwhile
     await queries.insert_key(
-        conn, kid=seed.kid, private_key=seed.private, public_key=seed.public, lead_s=lead_s
+        conn, kid=pair.kid, private_key=pair.private, public_key=pair.public, lead_s=lead_s
     )
-    return seed.kid
+    return pair.kid
 
 
 def _with_states(rows: Sequence[asyncpg.Record]) -> list[SigningKey]:
@@ -158,8 +165,8 @@ def _with_states(rows: Sequence[asyncpg.Record]) -> list[SigningKey]:
         keys.append(
             SigningKey(
                 kid=row["kid"],
-                private_raw=row["private_key"],
-                public_raw=row["public_key"],
+                private_der=row["private_key"],
+                public_der=row["public_key"],
                 created_at=row["created_at"],
                 not_before=row["not_before"],
                 retired_at=row["retired_at"],

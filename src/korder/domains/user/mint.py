@@ -10,8 +10,6 @@ from itertools import islice
 from typing import NamedTuple
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from korder.domains.user.keys import ensure, published
 from korder.domains.user.store import SCHEMA, queries
 from korder.domains.user.tokens import Issuer, Signer
@@ -76,7 +74,7 @@ async def _signer(conn: Connection, slack_s: int, until: datetime) -> Signer:
     keys = await published(conn, slack_s) or await ensure(conn, slack_s)
     key = next(key for key in keys if key.state == "signing")
     await queries.need_key_until(conn, kid=key.kid, until=until)
-    return Signer(key.kid, Ed25519PrivateKey.from_private_bytes(key.private_raw))
+    return key.signer()
 
 
 async def _copy(

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from korder.domains.user.contract import Revocation
 from korder.domains.user.keys import RETIRED_SLACK_S, KeyRing
@@ -47,7 +47,7 @@ class UserService:
         """See `contract.UserContract.roles_of`."""
         return await self.members.roles_of(member_id)
 
-    async def public_keys(self) -> dict[str, Ed25519PublicKey]:
+    async def public_keys(self) -> dict[str, RSAPublicKey]:
         """See `contract.UserContract.public_keys`."""
         return {key.kid: key.public_key for key in await self.keys.reload()}
 

@@ -1,4 +1,4 @@
-"""Access tokens (JWT, EdDSA), refresh tokens (opaque), and keys as the JWKS shows them."""
+"""Access tokens (JWT, RS256), refresh tokens (opaque), and keys as the JWKS shows them."""
 
 import base64
 import hashlib
@@ -11,27 +11,33 @@ from uuid import UUID
 import jwt
 import msgspec
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from korder.platform.auth import ACCESS_HEADER_TYPE, ALGORITHM
 
-_RAW = serialization.Encoding.Raw
+_DER = serialization.Encoding.DER
+#: What RS256 needs at least (RFC 7518, 3.3); a longer key would take longer to verify.
+RSA_BITS, RSA_EXPONENT = 2048, 65537
 REFRESH_BYTES = 32
 
 
 class Jwk(msgspec.Struct, frozen=True):
-    """A public key (RFC 8037). `x` is the key's 32 bytes in base64url."""
+    """A public key (RFC 7518, 6.3.1): modulus `n` and exponent `e`, big-endian, in base64url."""
 
     kid: str
-    x: str
-    kty: str = "OKP"
-    crv: str = "Ed25519"
+    n: str
+    e: str
+    kty: str = "RSA"
     alg: str = ALGORITHM
     use: str = "sig"
 
 
-class Seed(NamedTuple):
-    """A fresh key pair, 32 raw bytes each; `kid` is the RFC 7638 thumbprint of the public key."""
+class KeyPair(NamedTuple):
+    """A fresh key; `kid` is the RFC 7638 thumbprint of its public half.
+
+    `private` is PKCS#8, unencrypted, and `public` SubjectPublicKeyInfo; both DER.
+    """
 
     kid: str
     private: bytes
@@ -42,7 +48,7 @@ class Signer(NamedTuple):
     """The key that signs now."""
 
     kid: str
-    private_key: Ed25519PrivateKey
+    private_key: RSAPrivateKey
 
 
 class Issuer(NamedTuple):
@@ -88,22 +94,51 @@ def refresh_digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def new_seed() -> Seed:
-    """A fresh Ed25519 key."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(_RAW, serialization.PrivateFormat.Raw, serialization.NoEncryption())
-    public = key.public_key().public_bytes(_RAW, serialization.PublicFormat.Raw)
-    return Seed(_thumbprint(public), private, public)
+def new_key_pair() -> KeyPair:
+    """A fresh RSA key. Takes about 100 ms, in which other threads go on."""
+    key = rsa.generate_private_key(RSA_EXPONENT, RSA_BITS)
+    return KeyPair(
+        thumbprint(key.public_key()),
+        key.private_bytes(_DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        key.public_key().public_bytes(_DER, serialization.PublicFormat.SubjectPublicKeyInfo),
+    )
 
 
-def jwk(kid: str, public: bytes) -> Jwk:
+def load_private(der: bytes) -> RSAPrivateKey:
+    """The private key that `new_key_pair` made; ValueError when it is not one.
+
+    Its primes are not tested again: that takes 40 ms in which no other thread runs, and is meant
+    for keys of strangers.
+    """
+    key = serialization.load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
+    if not isinstance(key, RSAPrivateKey):
+        raise ValueError("not an RSA key")
+    return key
+
+
+def load_public(der: bytes) -> RSAPublicKey:
+    """The public key that `new_key_pair` made; ValueError when it is not one."""
+    key = serialization.load_der_public_key(der)
+    if not isinstance(key, RSAPublicKey):
+        raise ValueError("not an RSA key")
+    return key
+
+
+def jwk(kid: str, public: RSAPublicKey) -> Jwk:
     """How the JWKS shows a key."""
-    return Jwk(kid=kid, x=_base64url(public))
+    numbers = public.public_numbers()
+    return Jwk(kid=kid, n=_base64url_uint(numbers.n), e=_base64url_uint(numbers.e))
 
 
-def _thumbprint(public: bytes) -> str:
-    members = f'{{"crv":"Ed25519","kty":"OKP","x":"{_base64url(public)}"}}'
+def thumbprint(public: RSAPublicKey) -> str:
+    """SHA-256 over the members that RFC 7638 (3.2) names, in base64url."""
+    shown = jwk("", public)
+    members = f'{{"e":"{shown.e}","kty":"{shown.kty}","n":"{shown.n}"}}'
     return _base64url(hashlib.sha256(members.encode()).digest())
+
+
+def _base64url_uint(number: int) -> str:
+    return _base64url(number.to_bytes((number.bit_length() + 7) // 8, "big"))
 
 
 def _base64url(raw: bytes) -> str:

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import msgspec
-from litestar.openapi.spec import Schema
 from msgspec import UNSET, Meta, UnsetType
 
 from korder.domains.user.contract import Role
@@ -39,7 +38,7 @@ Delta = Annotated[
     Meta(
         ge=-DELTA_MAX,
         le=DELTA_MAX,
-        extra_json_schema={"extra": {"not": Schema(const=0)}},
+        extra_json_schema={"extra": {"not": {"const": 0}}},
     ),
 ]
 Reason = Annotated[str, Meta(min_length=1, max_length=REASON_MAX, extra_json_schema=_STORABLE)]

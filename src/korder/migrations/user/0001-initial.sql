@@ -56,12 +56,14 @@ CREATE TABLE users.refresh_tokens (
 CREATE INDEX refresh_tokens_of_session ON users.refresh_tokens (session_id);
 CREATE INDEX refresh_tokens_ending ON users.refresh_tokens (expires_at);
 
--- Ed25519 keys, 32 raw bytes each. A key is published when it is made, signs from `not_before`,
--- and stops when its successor starts (`retired_at`).
+-- RSA keys of 2048 bits (a public one has 294 bytes, a private one about 1218). A key is published
+-- when it is made, signs from `not_before`, and stops when its successor starts (`retired_at`).
 CREATE TABLE users.signing_keys (
     kid              text PRIMARY KEY,
-    private_key      bytea NOT NULL CHECK (length(private_key) = 32),
-    public_key       bytea NOT NULL CHECK (length(public_key) = 32),
+    -- PKCS#8, DER
+    private_key      bytea NOT NULL CHECK (length(private_key) BETWEEN 1150 AND 1250),
+    -- SubjectPublicKeyInfo, DER
+    public_key       bytea NOT NULL CHECK (length(public_key) = 294),
     created_at       timestamptz NOT NULL DEFAULT now(),
     not_before       timestamptz NOT NULL,
     retired_at       timestamptz,

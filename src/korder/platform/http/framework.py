@@ -14,6 +14,7 @@ from litestar.exceptions import (
     NotFoundException,
     ValidationException,
 )
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.params import Parameter
 
@@ -44,6 +45,8 @@ KeyHeader = Annotated[
         header="Idempotency-Key",
         required=False,
         description="1 to 255 visible ASCII characters: same key and same body, same answer.",
+        # Told, not checked here: `parse_key` is the one who knows.
+        schema_extra={"min_length": 1, "max_length": 255, "pattern": "^[!-~]+$"},
     ),
 ]
 _FIELD_NAME = re.compile(r"(?:unknown|required) field `([^`]{1,100})`")
@@ -54,6 +57,13 @@ def build_framework(
     routes: Sequence[Any], authenticator: Authenticator, openapi: OpenAPIConfig
 ) -> Litestar:
     """The application for these routers; it answers every refusal as problem details."""
+
+    async def require_member(request: Any, handler: BaseRouteHandler) -> None:
+        """Who may not ask is told so before anything else that is wrong with the request."""
+        if isinstance(handler, HTTPRouteHandler) and request.scope["method"] != "OPTIONS":
+            security = handler.resolve_security()
+            if security and {} not in security:
+                await authenticator.authenticate_fresh(_header(request, b"authorization"))
 
     async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
         return await authenticator.authenticate_fresh(_header(request, b"authorization"))
@@ -67,6 +77,7 @@ def build_framework(
             "principal": Provide(provide_principal),
             "idempotency_key": Provide(provide_key),
         },
+        guards=[require_member],
         request_class=StrictRequest,
         exception_handlers={Exception: answer_exception},
         openapi_config=openapi,

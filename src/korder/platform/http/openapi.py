@@ -93,7 +93,16 @@ def _bodies(components: Json) -> Json:
         kinds += [kind for kind in found if kind.__name__ in components]
         todo += found
     (_, schemas) = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    return schemas
+    return {name: _lifted(schema) for name, schema in schemas.items()}
+
+
+def _lifted(schema: Any) -> Any:
+    """The framework wants what it has no word for under `extra`; JSON Schema wants it bare."""
+    if isinstance(schema, list):
+        return [_lifted(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {name: _lifted(part) for name, part in {**schema.pop("extra", {}), **schema}.items()}
 
 
 class Methods:
@@ -111,6 +120,8 @@ class Methods:
         for template, operations in self._templates:
             if template.fullmatch(path):
                 found |= {name.upper() for name in operations}
+                if template.pattern == path:
+                    break  # `/users/me` is not the `/users/{id}` of somebody called so
         return ", ".join(sorted(found)).encode()
 
 

@@ -71,12 +71,16 @@ local function reserve(keys, args)
       local holder = sub(blob, at + 17, at + 48)
       if not left then
         code = 'U'
-      elseif byte(blob, at + 75) >= 2 and pending < queue_max then
+      elseif byte(blob, at + 75) >= 2 then
         -- Accepted before a rebuild. It may be a reservation already, counted by the rebuild, and
         -- must not be refused because of itself: it takes nothing here, PostgreSQL decides.
-        code = 'A'
-        pending = pending + 1
-        accepted[#accepted + 1] = sub(blob, at + 1, at + RECORD)
+        if pending < queue_max then
+          code = 'A'
+          pending = pending + 1
+          accepted[#accepted + 1] = sub(blob, at + 1, at + RECORD)
+        else
+          code = 'Q'
+        end
       elseif cap > 0 and allowance[holder] + quantity > cap then
         code = 'L'
       elseif left < quantity then

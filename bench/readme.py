@@ -1,0 +1,208 @@
+"""Writes the measured figures from bench/results/ into README.md and README.ko.md.
+
+    python -m bench.readme [--check]
+
+Only the block between the two `measured` comments is touched. A result that is missing leaves its
+rows out; without any, the block says what measures it. `--check` changes nothing, and ends with
+status 1 when a page is not up to date.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+
+
+class Words(NamedTuple):
+    """Everything that the block says, in one language."""
+
+    nothing: str
+    head: tuple[str, ...]
+    rows: dict[str, str]
+    medians: str
+    million_head: tuple[str, str]
+    seconds: str
+    first: str
+    last: str
+    valkey: str
+    memory: str
+    audit: str
+    clean: str
+    broken: str
+    source: str
+
+
+ENGLISH = Words(
+    nothing="Nothing is measured here yet: `make bench` does it, and writes the figures into this "
+    "place.",
+    head=("", "requests/s", "of the ceiling", "p50 ms", "p99 ms"),
+    rows={
+        "held": "held reservations, 1,000 connections",
+        "held-64": "held reservations, 64 connections",
+        "refused": "refusals (sold out), 1,000 connections",
+        "availability": "availability reads, 1,000 connections",
+        "row-lock": "held with a row lock per request, 1,000 connections",
+        "ceiling": "ceiling: a constant to the same POST",
+        "ceiling-get": "ceiling: a constant to the same GET",
+    },
+    medians="Medians of {rounds} rounds; ratios are taken within a round. The load generator (wrk, "
+    "one thread) ran on the same machine.",
+    million_head=("{count} reservations in one go", ""),
+    seconds="took",
+    first="the first tenth",
+    last="the last tenth",
+    valkey="Valkey, per live reservation",
+    memory="most resident memory of {name}",
+    audit="audit afterwards",
+    clean="clean",
+    broken="**not clean**",
+    source="Measured {date} on {machine} with `{command}`.",
+)
+
+KOREAN = Words(
+    nothing="아직 측정한 값이 없습니다. `make bench`가 측정한 뒤 이 자리에 수치를 채웁니다.",
+    head=("", "초당 요청", "상한 대비", "p50 ms", "p99 ms"),
+    rows={
+        "held": "예약 성공, 연결 1,000개",
+        "held-64": "예약 성공, 연결 64개",
+        "refused": "거절(매진), 연결 1,000개",
+        "availability": "잔여 수량 조회, 연결 1,000개",
+        "row-lock": "요청마다 행 잠금을 잡는 방식의 예약 성공, 연결 1,000개",
+        "ceiling": "상한: 같은 POST에 상수로 답하기",
+        "ceiling-get": "상한: 같은 GET에 상수로 답하기",
+    },
+    medians="{rounds}회 측정의 중앙값이며, 비율은 같은 회차 안에서 구했습니다. 부하 발생기(wrk, "
+    "스레드 1개)도 같은 기계에서 돌았습니다.",
+    million_head=("예약 {count}건을 한 번에", ""),
+    seconds="걸린 시간",
+    first="처음 10분의 1",
+    last="마지막 10분의 1",
+    valkey="살아 있는 예약 한 건당 Valkey 메모리",
+    memory="{name}의 최대 상주 메모리",
+    audit="이후의 감사 결과",
+    clean="이상 없음",
+    broken="**이상 있음**",
+    source="{date}, {machine}에서 `{command}`로 측정했습니다.",
+)
+
+PAGES = {"README.md": ENGLISH, "README.ko.md": KOREAN}
+
+
+def block(results: Path, words: Words) -> str:
+    """What stands between the two comments."""
+    parts = []
+    throughput, million = _read(results / "throughput.json"), _read(results / "million.json")
+    if throughput is not None:
+        parts.append(_throughput(throughput, words))
+    if million is not None:
+        parts.append(_million(million, words))
+    return "\n\n".join(parts) or words.nothing
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _throughput(result: dict[str, Any], words: Words) -> str:
+    medians = result["medians"]
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            f"{medians[key]['rate']:,}",
+            f"{medians[key]['ratio']:.2f}",
+            f"{medians[key]['p50_ms']:,.1f}",
+            f"{medians[key]['p99_ms']:,.1f}",
+        )
+        for key, name in words.rows.items()
+        if key in medians
+    ]
+    rounds = max((len(runs) for runs in result.get("runs", {}).values()), default=1)
+    lines = [_table(words.head, rows), words.medians.format(rounds=rounds)]
+    lines.append(_source(result, words) + _audit_note(result.get("audit"), words))
+    return "\n\n".join(lines)
+
+
+def _million(result: dict[str, Any], words: Words) -> str:
+    rows: list[tuple[str, ...]] = []
+    for key, name, shape in (
+        ("seconds", words.seconds, "{:,.0f} s"),
+        ("rate_first_100k", words.first, "{:,.0f}/s"),
+        ("rate_last_100k", words.last, "{:,.0f}/s"),
+        ("valkey_bytes_per_reservation", words.valkey, "{:,.0f} B"),
+    ):
+        if key in result:
+            rows.append((name, shape.format(result[key])))
+    for name, size in sorted(result.get("rss_max_mb", {}).items()):
+        rows.append((words.memory.format(name=name), f"{size:,.0f} MB"))
+    if "audit_ok" in result:
+        rows.append((words.audit, words.clean if result["audit_ok"] else words.broken))
+    head = tuple(text.format(count=f"{result['reservations']:,}") for text in words.million_head)
+    return "\n\n".join((_table(head, rows), _source(result, words)))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; all but the first column are numbers and stand to the right."""
+    rule = "|---|" + "--:|" * (len(head) - 1)
+    return "\n".join([_line(head), rule, *(_line(row) for row in rows)])
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _audit_note(audit: dict[str, Any] | None, words: Words) -> str:
+    if audit is None:
+        return ""
+    return f" {words.audit}: {words.clean if audit['ok'] else words.broken}."
+
+
+def _source(result: dict[str, Any], words: Words) -> str:
+    machine = result["machine"]
+    if isinstance(machine, dict):
+        date = machine.get("date", "?")
+        text = f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores"
+        text += f", Python {machine.get('python', '?')}"
+    else:
+        date, text = result.get("date", "?"), str(machine)
+    return words.source.format(date=date, machine=text, command=result["command"])
+
+
+def renewed(page: str, text: str) -> str:
+    """The page with another block. Raises ValueError when its comments are not there."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page lacks {BEGIN} or {END}")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def main() -> int:
+    """Write both pages, or compare them with `--check`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    stale = []
+    for name, words in PAGES.items():
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = renewed(before, block(RESULTS, words))
+        if after == before:
+            continue
+        stale.append(name)
+        if not given.check:
+            path.write_text(after, encoding="utf-8")
+    if stale:
+        print(f"{'not up to date' if given.check else 'written'}: {', '.join(stale)}")
+    return 1 if stale and given.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
