@@ -9,6 +9,7 @@ status 1 when a page is not up to date.
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ class Words(NamedTuple):
     audit: str
     clean: str
     broken: str
+    cores: str
     source: str
 
 
@@ -58,9 +60,10 @@ ENGLISH = Words(
     last="the last tenth",
     valkey="Valkey, per live reservation",
     memory="most resident memory of {name}",
-    audit="audit afterwards",
+    audit="Audit afterwards",
     clean="clean",
     broken="**not clean**",
+    cores="{count} cores",
     source="Measured {date} on {machine} with `{command}`.",
 )
 
@@ -87,7 +90,8 @@ KOREAN = Words(
     audit="이후의 감사 결과",
     clean="이상 없음",
     broken="**이상 있음**",
-    source="{date}, {machine}에서 `{command}`로 측정했습니다.",
+    cores="코어 {count}개",
+    source="{date}, {machine}에서 잰 값입니다. 명령: `{command}`.",
 )
 
 PAGES = {"README.md": ENGLISH, "README.ko.md": KOREAN}
@@ -168,11 +172,13 @@ def _source(result: dict[str, Any], words: Words) -> str:
     machine = result["machine"]
     if isinstance(machine, dict):
         date = machine.get("date", "?")
-        text = f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores"
-        text += f", Python {machine.get('python', '?')}"
+        cores = words.cores.format(count=machine.get("cores", "?"))
+        text = f"{machine.get('cpu', '?')}, {cores}, Python {machine.get('python', '?')}"
     else:
         date, text = result.get("date", "?"), str(machine)
-    return words.source.format(date=date, machine=text, command=result["command"])
+    # Where the result was written to is nobody's business but the measuring machine's.
+    command = re.sub(r" --out[ =]\S+", "", result["command"])
+    return words.source.format(date=date, machine=text, command=command)
 
 
 def renewed(page: str, text: str) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path("bench/results")  # from the project's folder, where `make bench` runs
 
 
 def main() -> int:

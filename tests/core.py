@@ -18,6 +18,7 @@ from korder.domains.reservation.record import (
     HAS_KEY,
     IDEMPOTENCY_PERIOD_S,
     KEYS,
+    KEYS_REMEMBERED_MAX,
     NO_DIGEST,
     REQUEST,
     SHARDS,
@@ -113,6 +114,7 @@ class Steps:
             b"steps",
             queue_max,
             2 * IDEMPOTENCY_PERIOD_S,
+            KEYS_REMEMBERED_MAX,
         )
         return reply
 

@@ -1,5 +1,6 @@
 """What every answer does: request ids, languages, bodies' bounds, lists, media types."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -114,6 +115,39 @@ async def test_a_body_over_64_kib_is_too_large(
         413, "payload_too_large", "POST", path, by=organizer, content=content
     )
     assert str(BODY_MAX) in problem["detail"]
+
+
+@pytest.mark.parametrize("framed", ["with its length", "in chunks"])
+async def test_a_body_that_nobody_reads_has_its_bound(api: Api, organizer: Person, framed: str):
+    event = await api.draft(organizer)
+    body = padded(b"{}", 200_000)
+    content = body if framed == "with its length" else chunks(body)
+    path = f"/v1/events/{event['id']}"
+    await api.refused(
+        413, "payload_too_large", "POST", f"{path}/publish", by=organizer, content=content
+    )
+    assert await api.ok("GET", path, by=organizer) == event
+
+
+@pytest.mark.parametrize("path", TAKERS)
+@pytest.mark.usefixtures("unchanged")
+async def test_a_client_that_hangs_up_is_no_failure(api: Api, organizer: Person, path: str):
+    """In the middle of its body; what the log and the metrics say of it is looked at last."""
+    for head in (b"Content-Length: 50", b"Transfer-Encoding: chunked"):
+        url = api.http.base_url
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        token = organizer.token.encode()
+        lines = [
+            b"POST %b HTTP/1.1" % path.encode(),
+            b"Host: x",
+            head,
+            b"Authorization: Bearer " + token,
+        ]
+        writer.write(b"\r\n".join(lines) + b"\r\n\r\n" + b'2\r\n{"')
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("path", TAKERS)

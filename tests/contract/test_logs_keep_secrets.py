@@ -7,7 +7,7 @@ import json
 import re
 
 from korder.kernel.ids import new_id
-from tests.contract.client import Api, Person
+from tests.contract.client import Api, Person, eventually
 from tests.contract.conftest import Logged
 
 #: A JWS, whoever signed it.
@@ -35,6 +35,8 @@ async def test_nothing_went_wrong_that_nobody_foresaw(api: Api, system: Logged):
     ]
     assert not bad, "\n".join(bad[:5])
     assert "Traceback" not in system.log.read_text()
+    counted = await eventually(lambda: api.call("GET", "/metrics"), lambda r: 'status="2' in r.text)
+    assert 'status="5' not in counted.text, "an answer was counted that nobody waited for"
 
 
 async def misbehave(api: Api, member: Person) -> None:

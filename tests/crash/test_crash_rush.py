@@ -8,9 +8,11 @@ The measured times: pytest tests/crash -o log_cli_level=INFO
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
+from korder.kernel.ids import new_id
 from tests.crash import checks
 from tests.crash.checks import SELLS_AGAIN_S
 from tests.crash.conftest import Hall
@@ -62,3 +64,22 @@ async def test_after_a_kill_it_sells_on_and_every_ticket_is_accounted_for(
     await checks.the_database_agrees(system, stage, everything, sold=capacity)
     await checks.the_audit_is_clean(system)
     assert sold_again_s <= SELLS_AGAIN_S
+
+
+async def test_the_checks_see_what_they_are_for(hall: Hall):
+    """Negative controls: a lost 201, a hold that nobody knows of, a ticket that was not sold."""
+    system, organizer, _, watcher = hall
+    (stage,) = await checks.on_sale(system, organizer, 3)
+    crowd = Crowd(system.base_url, stage, [watcher])
+    await crowd.buy_out()
+    told = crowd.purchases
+    await checks.the_database_agrees(system, stage, told, sold=3)
+    lost = replace(told[0], id=new_id(), key="never sent")
+    with pytest.raises(AssertionError, match="are not there"):
+        await checks.the_database_agrees(system, stage, [*told, lost], sold=3)
+    with pytest.raises(AssertionError, match="nobody was told"):
+        await checks.the_database_agrees(system, stage, told[1:], sold=3)
+    with pytest.raises(AssertionError, match="undersold"):
+        await checks.the_database_agrees(system, stage, told, sold=4)
+    with pytest.raises(AssertionError, match="never sent"):
+        await checks.every_answer_is_kept(system, stage, [lost])

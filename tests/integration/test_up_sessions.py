@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -214,16 +216,21 @@ async def test_rotating_the_keys_signs_nobody_out(running: Up):
         assert kid(old) in await clients[1].kids()
 
 
-async def test_processes_share_the_connections(running: Up):
-    """One listening socket for all: none of them idles while another drowns."""
-    clients = [Client(running.base_url) for _ in range(60)]
-    await asyncio.gather(*(client.kids() for client in clients))
+async def test_no_process_idles_while_another_drowns(running: Up):
+    """One listening socket for all of them; the kernel hands out the connections as it likes."""
     port = int(running.base_url.rpartition(":")[2])
-    counts = {name: connections(running.child(name), port) for name in APIS}
-    for client in clients:
-        await client.close()
-    assert sum(counts.values()) >= len(clients)
-    assert min(counts.values()) > 0, counts
+    counts: Counter[str] = Counter()
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def shared() -> bool:
+            clients = [Client(running.base_url) for _ in range(30)]
+            for client in clients:
+                stack.push_async_callback(client.close)
+            await asyncio.gather(*(client.kids() for client in clients))
+            counts.update({name: connections(running.child(name), port) for name in APIS})
+            return min(counts[name] for name in APIS) > 0
+
+        await eventually(shared, "both have connections")
 
 
 def connections(process: psutil.Process, port: int) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 import asyncpg
 import typer
 
-from korder.cli.app import TARGET_SETTINGS, fail, with_settings
+from korder.cli.app import TARGET_SETTINGS, fail, said, with_settings
 from korder.cli.runfolder import InUseError
 from korder.cli.system import StartError
 from korder.cli.target import target
@@ -66,7 +66,7 @@ def create(
     except (StartError, InUseError) as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError) as error:
-        fail(f"PostgreSQL: {error}")
+        fail(f"PostgreSQL: {said(error)}")
     _report(made, given=bool(password), as_json=as_json)
 
 

@@ -110,6 +110,11 @@ def fail(message: str, *, status: int = 1) -> Any:
     raise typer.Exit(status)
 
 
+def said(error: Exception) -> str:
+    """What an error says in one line, without PostgreSQL's DETAIL, which quotes rows: secrets."""
+    return getattr(error, "message", None) or str(error) or type(error).__name__
+
+
 def setting_help(item: "Field[Any]") -> str:
     """The sentence, unit and environment variable of one setting."""
     unit = f" [{item.metadata['unit']}]" if item.metadata["unit"] else ""

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from korder.cli.app import TARGET_SETTINGS, fail, with_settings
+from korder.cli.app import TARGET_SETTINGS, fail, said, with_settings
 from korder.cli.runfolder import InUseError
 from korder.cli.system import StartError
 from korder.cli.target import target
@@ -82,7 +82,7 @@ def _with_keys(
     except (StartError, InUseError) as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError) as error:
-        fail(f"PostgreSQL: {error}")
+        fail(f"PostgreSQL: {said(error)}")
     raise AssertionError("unreachable")
 
 

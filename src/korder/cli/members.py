@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from korder.cli.app import TARGET_SETTINGS, fail, with_settings
+from korder.cli.app import TARGET_SETTINGS, fail, said, with_settings
 from korder.cli.runfolder import InUseError
 from korder.cli.system import StartError
 from korder.cli.target import target
@@ -65,7 +65,7 @@ def mint(
     except (StartError, InUseError) as error:
         fail(str(error))
     except asyncpg.PostgresError as error:
-        fail(f"PostgreSQL: {error}")
+        fail(f"PostgreSQL: {said(error)}")
     except OSError as error:
         fail(str(error))
     seconds = time.monotonic() - began

@@ -7,7 +7,7 @@ from typing import Annotated
 import asyncpg
 import typer
 
-from korder.cli.app import TARGET_SETTINGS, fail, with_settings
+from korder.cli.app import TARGET_SETTINGS, fail, said, with_settings
 from korder.cli.runfolder import InUseError
 from korder.cli.system import StartError
 from korder.cli.target import target
@@ -34,7 +34,7 @@ def migrate(
     except (migrations.MigrationError, StartError, InUseError) as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError) as error:
-        fail(f"PostgreSQL: {error}")
+        fail(f"PostgreSQL: {said(error)}")
     if as_json:
         print(json.dumps({"pending" if check else "applied": titles}))
     elif not titles:

@@ -33,15 +33,17 @@ class Answer(NamedTuple):
 
 
 def parse_key(header: bytes | None) -> IdempotencyKey | None:
-    """The key of the header, None without one.
-
-    Raises Refusal `invalid_request` unless it is 1 to 255 visible ASCII characters.
-    """
+    """The key of the header, None without one. Raises as `check_key` does."""
     if header is None:
         return None
+    check_key(header)
+    return IdempotencyKey(hashlib.sha256(header).digest()[:16])
+
+
+def check_key(header: bytes) -> None:
+    """Raise Refusal `invalid_request` unless it is 1 to 255 visible ASCII characters."""
     if _VISIBLE.fullmatch(header) is None:
         raise Refusal(Code.INVALID_REQUEST, fields=(("Idempotency-Key", "key"),))
-    return IdempotencyKey(hashlib.sha256(header).digest()[:16])
 
 
 def fingerprint_of(*parts: bytes | str | None) -> bytes:

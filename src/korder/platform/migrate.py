@@ -123,4 +123,4 @@ async def _apply(conn: "asyncpg.Connection[asyncpg.Record]", migration: Migratio
                     f"{migration.title}: a table stayed locked. Try again when less is going on."
                 ) from None
         except asyncpg.PostgresError as error:
-            raise MigrationError(f"{migration.title}: {error}") from error
+            raise MigrationError(f"{migration.title}: {error.args[0]}") from None

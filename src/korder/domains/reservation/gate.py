@@ -21,6 +21,7 @@ from korder.domains.reservation.record import (
     KEPT_HELD,
     KEPT_PENDING,
     KEYS,
+    KEYS_REMEMBERED_MAX,
     SHARDS,
     VERDICT,
 )
@@ -171,6 +172,7 @@ class Gate:
             self.address,
             self._queue_max,
             2 * IDEMPOTENCY_PERIOD_S,
+            KEYS_REMEMBERED_MAX,
         )
         self.batches += 1
         self.batched += len(batch)

@@ -20,9 +20,11 @@ from korder.domains.reservation.record import (
     KEPT_HELD,
     KEPT_PENDING,
     KEYS,
+    QUEUED_KEPT_S,
     REQUEST,
     VERDICT,
     Request,
+    decided_key,
 )
 from korder.platform.valkey import Client, Functions
 
@@ -109,6 +111,24 @@ class Gatekeeper:
             by_shard[item[0].shard].append(item)
         for shard, items in by_shard.items():
             await self._settle_shard(shard, items)
+        await self._tell_rowless(entries)
+
+    async def _tell_rowless(
+        self, entries: Sequence[tuple[Entry, Sequence[Request], Sequence[Verdict]]]
+    ) -> None:
+        """Who was told 202 asks by id, and these few verdicts leave no row of that id."""
+        rowless = [
+            (request, verdict.code)
+            for _, requests, verdicts in entries
+            for request, verdict in zip(requests, verdicts, strict=True)
+            if verdict.code in model.ROWLESS
+        ]
+        if not rowless:
+            return
+        pipe = self._client.pipeline(transaction=False)
+        for request, code in rowless:
+            pipe.set(decided_key(request.id), code + request.digest, ex=QUEUED_KEPT_S)
+        await pipe.execute()
 
     async def _settle_shard(
         self, shard: int, items: Sequence[tuple[Entry, Sequence[Request], Sequence[Verdict]]]

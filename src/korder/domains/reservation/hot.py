@@ -20,13 +20,13 @@ from korder.domains.reservation.record import HAS_KEY, NO_DIGEST, REQUEST
 from korder.domains.reservation.service import ReservationService
 from korder.domains.reservation.snapshots import SaleSnapshot, Snapshots
 from korder.kernel.clock import from_micros, rfc3339, to_micros
-from korder.kernel.errors import Code, Refusal, overloaded
+from korder.kernel.errors import Code, Refusal
 from korder.kernel.ids import id_text, new_id_bytes
 from korder.platform.auth import Authenticator, Principal
 from korder.platform.http.edge import Call, Reply
 from korder.platform.http.framework import decode_problem
 from korder.platform.http.strict import decode
-from korder.platform.idempotency import parse_key
+from korder.platform.idempotency import check_key
 from korder.platform.valkey import UNAVAILABLE
 
 QUANTITY_MAX = 100
@@ -92,9 +92,12 @@ class ReserveRoutes:
             sale = await self._find(body)
         key = headers.get(b"idempotency-key")
         digest, fingerprint = _key_of(principal, key, sale, body.quantity)
-        refused = _window(sale)
-        if refused is not None:
-            return await self._refused(call, principal, sale, digest, fingerprint, refused)
+        now = time.time()
+        if not sale.opens_s <= now < sale.closes_s or sale.cancelled:
+            code = _outside(sale, now)
+            return await self._refused(call, principal, sale, digest, fingerprint, code)
+        if key is None and now < sale.sold_out_until and body.quantity >= sale.sold_out_quantity:
+            return self._refuse(call, Code.SOLD_OUT)
 
         rid = new_id_bytes()
         record = REQUEST.pack(
@@ -116,9 +119,10 @@ class ReserveRoutes:
         if answer.code == QUEUED:
             return await self._queued(record, sale, answer, respond_async=respond_async)
         if answer.code == model.KEY_KNOWN:
-            return await self._by_key(call, principal, digest, fingerprint) or self._refuse(
-                call, overloaded()
-            )
+            found = await self._by_key(call, principal, digest, fingerprint)
+            return found or self._refuse(call, Code.OVERLOADED)
+        if answer.code == model.SOLD_OUT:
+            sale.remember_sold_out(body.quantity, now)
         code = _REFUSALS[answer.code]
         return await self._refused(call, principal, sale, digest, fingerprint, code, answer)
 
@@ -227,14 +231,14 @@ class ReserveRoutes:
             found = await self._by_key(call, principal, digest, fingerprint)
             if found is not None:
                 return found
-        reply = self._refuse(call, overloaded() if code is Code.OVERLOADED else Refusal(code))
+        reply = self._refuse(call, code)
         if replayed:
             reply[1].append(_REPLAYED)
         return reply
 
-    def _refuse(self, call: Call, refusal: Refusal) -> Reply:
-        self.answers[refusal.code.value] += 1
-        return call.refuse(refusal)
+    def _refuse(self, call: Call, code: Code) -> Reply:
+        self.answers[code.value] += 1
+        return call.refuse_plainly(code)
 
     async def _by_key(
         self, call: Call, principal: Principal, digest: bytes, fingerprint: bytes
@@ -244,9 +248,9 @@ class ReserveRoutes:
         if row is None:
             return None
         if row["fingerprint"] != fingerprint:
-            return self._refuse(call, Refusal(Code.IDEMPOTENCY_CONFLICT))
+            return self._refuse(call, Code.IDEMPOTENCY_CONFLICT)
         if row["status"] == "rejected":
-            reply = self._refuse(call, Refusal(Code(row["reason"])))
+            reply = self._refuse(call, Code(row["reason"]))
             reply[1].append(_REPLAYED)
             return reply
         answer = Answer(
@@ -281,17 +285,15 @@ def _key_of(
     """Digest of member and key, and fingerprint of what is asked for."""
     if key is None:
         return NO_DIGEST, _NO_FINGERPRINT
-    parse_key(key)
+    check_key(key)
     digest = sha256(principal.member_raw + key).digest()[:16]
     return digest, sale.fingerprint(quantity)
 
 
-def _window(sale: SaleSnapshot) -> Code | None:
-    """Whether the sale is open by this server's clock; the worker looks again."""
-    now = time.time()
-    if now < sale.opens_s and not sale.cancelled:
-        return Code.SALE_NOT_OPEN
-    return Code.SALE_CLOSED if sale.cancelled or now >= sale.closes_s else None
+def _outside(sale: SaleSnapshot, now_s: float) -> Code:
+    """Why the sale is not open by this server's clock; the worker looks again."""
+    early = now_s < sale.opens_s and not sale.cancelled
+    return Code.SALE_NOT_OPEN if early else Code.SALE_CLOSED
 
 
 def _uuid(text: str) -> UUID | None:

@@ -42,6 +42,8 @@ REASONS: Final[Mapping[bytes, Code]] = {
     KEY_CONFLICT: Code.IDEMPOTENCY_CONFLICT,
     DEAD: Code.OVERLOADED,
 }
+#: Verdicts that leave no row under the request's own id.
+ROWLESS: Final = frozenset({KEY_KNOWN, KEY_CONFLICT, DEAD, NO_SUCH_TYPE})
 VERDICT_OF: Final[Mapping[str, bytes]] = {code.value: mark for mark, code in REASONS.items()}
 
 #: The API's clock opened the gate; a database clock this much behind does not close it again.

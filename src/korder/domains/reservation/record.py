@@ -73,6 +73,23 @@ KEYS = tuple(ShardKeys(shard) for shard in range(SHARDS))
 #: Keys are answered by the gate for one to two periods, then by PostgreSQL's unique index.
 IDEMPOTENCY_PERIOD_S = 600
 
+#: Keys of one shard and period past which the gate remembers no more refusals (about 80 MB): a
+#: crowd that is refused with ever new keys must not fill the memory.
+KEYS_REMEMBERED_MAX = 1_000_000
+
 GROUP = b"worker"
 #: One constant consumer name: whoever holds the lease of a shard owns its pending entries.
 CONSUMER = b"lease"
+
+#: How long an undecided request can be asked for after its 202.
+QUEUED_KEPT_S = 3600
+
+
+def queued_key(reservation_raw: bytes) -> bytes:
+    """What was asked for by a request that was told 202: member, event, ticket type, quantity."""
+    return b"queued:" + reservation_raw.hex().encode()
+
+
+def decided_key(reservation_raw: bytes) -> bytes:
+    """The verdict (one byte) and key digest of a request whose verdict left no row of its own."""
+    return b"decided:" + reservation_raw.hex().encode()

@@ -19,11 +19,17 @@ from korder.domains.reservation.contract import (
     Sale,
     TicketTypeAvailability,
 )
-from korder.domains.reservation.record import REQUEST, Request, shard_of
+from korder.domains.reservation.record import (
+    QUEUED_KEPT_S,
+    REQUEST,
+    Request,
+    decided_key,
+    queued_key,
+    shard_of,
+)
 from korder.domains.reservation.release import cancel_of_event, end_holds
 from korder.kernel.clock import rfc3339
 from korder.kernel.errors import Code, Refusal
-from korder.kernel.ids import id_text
 from korder.platform.coalesce import Coalesced
 from korder.platform.postgres import Pool, transaction
 from korder.platform.valkey import Client
@@ -34,8 +40,6 @@ AVAILABILITY_FRESH_S = 0.25
 AVAILABILITY_CACHED_MAX = 10_000
 #: How long a change of a sale waits to be seen at the gate before it answers anyway.
 GATE_WAIT_S = 2.0
-#: How long an undecided request can be asked for after its 202.
-QUEUED_KEPT_S = 3600
 
 
 class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,7 +84,8 @@ class ReservationService:
             row = await queries.get_reservation(conn, id=reservation_id, member_id=member_id)
         if row is not None:
             return to_reservation(row)
-        queued = await self._client.get(_queued_key(reservation_id.bytes))
+        rid = reservation_id.bytes
+        queued, decided = await self._client.mget(queued_key(rid), decided_key(rid))
         if queued is None or queued[:16] != member_id.bytes:
             raise Refusal(Code.NOT_FOUND)
         # It may have been decided between the two look-ups.
@@ -88,19 +93,26 @@ class ReservationService:
             row = await queries.get_reservation(conn, id=reservation_id, member_id=member_id)
         if row is not None:
             return to_reservation(row)
+        verdict = b"" if decided is None else decided[:1]
+        if verdict == model.KEY_KNOWN:  # the key's own reservation is the answer to this one too
+            row = await self.by_key(member_id.bytes, decided[1:])
+            if row is not None:
+                return await self.get(member_id, row["id"])
+        reason = model.REASONS.get(verdict)
         return Reservation(
             id=reservation_id,
             event_id=UUID(bytes=queued[16:32]),
             ticket_type_id=UUID(bytes=queued[32:48]),
             quantity=int(queued[48:]),
-            status="queued",
+            status="rejected" if reason else "queued",
+            reason=reason.value if reason else None,
         )
 
     async def remember_queued(self, record: bytes, event_raw: bytes) -> None:
         """Make a 202 answerable on every API process until the worker has decided."""
         request = Request._make(REQUEST.unpack(record))
         value = request.member + event_raw + request.ticket_type + b"%d" % request.quantity
-        await self._client.set(_queued_key(request.id), value, ex=QUEUED_KEPT_S)
+        await self._client.set(queued_key(request.id), value, ex=QUEUED_KEPT_S)
 
     async def by_key(self, member_raw: bytes, digest: bytes) -> Any:
         """The row that an older use of this key decided, or None; a crowd shares its queries."""
@@ -325,7 +337,3 @@ def to_reservation(row: Any) -> Reservation:
         reason=row["reason"],
         member_id=row.get("member_id"),
     )
-
-
-def _queued_key(reservation_raw: bytes) -> bytes:
-    return b"queued:" + id_text(reservation_raw).encode()

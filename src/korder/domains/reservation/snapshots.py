@@ -15,6 +15,9 @@ from korder.kernel.clock import to_micros
 from korder.platform.postgres import UNAVAILABLE, Pool
 
 FRESH_S = 1.0
+#: How long "sold out" is believed without asking the gate again: tickets that come back are
+#: promised within a second.
+SOLD_OUT_FRESH_S = 0.1
 #: Bounds of the two tables; past them the oldest entries go.
 TYPES_MAX = 100_000
 UNKNOWN_MAX = 20_000
@@ -34,6 +37,8 @@ class SaleSnapshot:
         "loaded_at",
         "opens_s",
         "shard",
+        "sold_out_quantity",
+        "sold_out_until",
         "type_ascii",
         "type_raw",
         "type_text",
@@ -57,12 +62,25 @@ class SaleSnapshot:
         self.event_ascii = self.event_text.encode()
         self.type_ascii = self.type_text.encode()
         self._fingerprints: dict[int, bytes] = {}
+        self.sold_out_until = 0.0
+        self.sold_out_quantity = 0
         self.shard = shard
         self.currency = currency.encode()
         self.opens_s = opens_us / 1e6
         self.closes_s = closes_us / 1e6
         self.cancelled = cancelled
         self.loaded_at = time.monotonic()
+
+    def remember_sold_out(self, quantity: int, now_s: float) -> None:
+        """The gate had fewer than this a moment ago, which is answer enough for a keyless crowd.
+
+        (Who sends a key may have been answered otherwise before, which only the gate knows.)
+        """
+        if now_s >= self.sold_out_until:
+            self.sold_out_quantity = quantity
+            self.sold_out_until = now_s + SOLD_OUT_FRESH_S
+        else:
+            self.sold_out_quantity = min(quantity, self.sold_out_quantity)
 
     def fingerprint(self, quantity: int) -> bytes:
         """8 bytes that tell what is asked for: this ticket type, this many."""

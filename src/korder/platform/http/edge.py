@@ -15,7 +15,7 @@ import structlog
 
 from korder.kernel.errors import Code, Refusal, overloaded
 from korder.kernel.messages import Language, language_of
-from korder.platform.http.problem import Headers, answer_of
+from korder.platform.http.problem import Headers, answer_of, plain_answer
 from korder.platform.postgres import UNAVAILABLE as POSTGRES_UNAVAILABLE
 from korder.platform.valkey import UNAVAILABLE as VALKEY_UNAVAILABLE
 
@@ -79,6 +79,12 @@ class Call:
     def refuse(self, refusal: Refusal) -> Reply:
         """The reply for a refusal."""
         return answer_of(refusal, self.language, self.path)
+
+    def refuse_plainly(self, code: Code) -> Reply:
+        """The reply for a refusal that is nothing but its code."""
+        language = self.headers.get(b"accept-language")
+        status, headers, body = plain_answer(code, language, self.path)
+        return status, headers.copy(), body
 
 
 #: Answers, or returns None (before it has read the body) to leave the request to the framework.
@@ -193,6 +199,8 @@ class Edge:
         async def counted() -> MutableMapping[str, Any]:
             nonlocal seen
             message = await call.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
             seen += len(message.get("body", b""))
             if seen > self._body_max:
                 raise too_large(self._body_max)

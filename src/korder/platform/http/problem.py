@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from korder.kernel.errors import Code, Refusal
-from korder.kernel.messages import Language, text
+from korder.kernel.messages import Language, language_of, text
 
 STATUS: Final[Mapping[Code, int]] = {
     Code.INVALID_REQUEST: 422,
@@ -79,7 +79,7 @@ def problem_of(refusal: Refusal, language: Language, instance: str) -> Problem:
 
 def answer_of(refusal: Refusal, language: Language, instance: str) -> tuple[int, Headers, bytes]:
     """Status, headers (with their lengths) and body of a refusal."""
-    body = _encoded(refusal, language, instance)
+    body = msgspec.json.encode(problem_of(refusal, language, instance))
     headers = [
         (b"content-type", CONTENT_TYPE),
         (b"content-length", b"%d" % len(body)),
@@ -93,13 +93,12 @@ def answer_of(refusal: Refusal, language: Language, instance: str) -> tuple[int,
     return status, headers, body
 
 
-def _encoded(refusal: Refusal, language: Language, instance: str) -> bytes:
-    if refusal.fields or refusal.params or refusal.detail_key or refusal.malformed:
-        return msgspec.json.encode(problem_of(refusal, language, instance))
-    return _encoded_plain(refusal.code, language, instance)
+@lru_cache(maxsize=2048)
+def plain_answer(
+    code: Code, accept_language: bytes | None, instance: str
+) -> tuple[int, Headers, bytes]:
+    """`answer_of` a refusal that is nothing but its code: a crowd is refused with the same few.
 
-
-@lru_cache(maxsize=4096)
-def _encoded_plain(code: Code, language: Language, instance: str) -> bytes:
-    """A crowd is refused with the same few bodies: make each of them once."""
-    return msgspec.json.encode(problem_of(Refusal(code), language, instance))
+    The headers are shared: copy them before adding one.
+    """
+    return answer_of(Refusal(code), language_of(accept_language), instance)

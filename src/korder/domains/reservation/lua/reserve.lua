@@ -3,7 +3,8 @@
 -- KEYS  1 meta hash, 2 stock hash, 3 limit hash, 4 allowance hash,
 --       5 idempotency hash of this period, 6 of the one before, 7 stream
 -- ARGV  1 records (75 bytes each), 2 reply address of the API process,
---       3 bound on undecided requests, 4 life of the idempotency hash in seconds
+--       3 bound on undecided requests, 4 life of the idempotency hash in seconds,
+--       5 keys in this period's hash past which refusals are no longer remembered
 -- Returns {generation or '', codes, known...}: one code per request, and for each D, in order,
 --   the value kept for its key. Codes: A accepted, S sold out, L over the limit, Q queue full,
 --   U ticket type not loaded, C key used for another request, D key known.
@@ -52,6 +53,8 @@ local function reserve(keys, args)
     for i = 1, #names do allowance[names[i]] = tonumber(used[i] or 0) end
   end
 
+  local room = #digests > 0 and server.call('HLEN', idem_key) < tonumber(args[5])
+
   local codes, accepted, replies, written, moved, counted = {}, {}, {}, {}, {}, {}
   for i = 0, count - 1 do
     local at = i * RECORD
@@ -98,8 +101,9 @@ local function reserve(keys, args)
         end
         accepted[#accepted + 1] = sub(blob, at + 1, at + RECORD)
       end
-      -- A refusal that the next second may lift (U, Q) is not remembered.
-      if digest and code ~= 'U' and code ~= 'Q' then
+      -- A refusal that the next second may lift (U, Q) is not remembered, and no refusal once a
+      -- crowd has filled the hash: what was accepted always is.
+      if digest and code ~= 'U' and code ~= 'Q' and (room or code == 'A') then
         local mark = code == 'A' and 'P' or code
         local kept = sub(blob, at + 65, at + 72) .. mark .. sub(blob, at + 1, at + 16)
         known[digest] = kept
