@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import structlog
@@ -37,6 +37,11 @@ log = structlog.get_logger(__name__)
 QUEUED = b"P"
 #: Queue full, gate not loaded or out of reach: 503.
 OVERLOADED = b"Q"
+
+# What the function `korder_reserve` says of each request, one byte each.
+_ACCEPTED, _KNOWN = b"AD"
+_LATER = b"UQ"
+_LETTERS = [bytes((code,)) for code in range(256)]
 
 #: A gate that cannot be reached is tried again this often, until the request's budget is spent.
 RETRY_S = 0.05
@@ -186,18 +191,18 @@ class Gate:
             return
         self._see_generation(shard, generation)
         known = iter(reply[2:])
-        for waiter, code in zip(batch, _codes(reply[1]), strict=True):
-            if code == b"A":
+        for waiter, code in zip(batch, reply[1], strict=True):
+            if code == _ACCEPTED:
                 waiter.accepted = True
                 waiter.generation = generation
                 if not waiter.attached:
                     waiter.answer(Answer(QUEUED, waiter.id))
-            elif code == b"D":
+            elif code == _KNOWN:
                 self._replay(waiter, next(known), generation)
-            elif code in (b"U", b"Q"):
+            elif code in _LATER:
                 self._refuse_or_postpone(waiter)
             else:
-                self._finish(waiter, Answer(code, waiter.id))
+                self._finish(waiter, Answer(_LETTERS[code], waiter.id))
 
     def _replay(self, waiter: Waiter, value: bytes, generation: bytes) -> None:
         """The key is known: answer as it was answered, or wait for that request's verdict."""
@@ -259,10 +264,10 @@ class Gate:
 
     def settle(self, verdicts: bytes) -> None:
         """Resolve the requests of a block of 41-byte verdicts."""
-        pop = self._waiters.pop
+        pop, pop_detached = self._waiters.pops()
         first = None
         for rid, code, created, expires, amount in VERDICT.iter_unpack(verdicts):
-            waiter = pop(rid)
+            waiter = pop(rid, None) or pop_detached(rid, None)
             if waiter is not None and not waiter.future.done():
                 waiter.future.set_result(Answer(code, rid, created, expires, amount))
                 first = first or waiter
@@ -313,8 +318,3 @@ class Gate:
 
 async def _nothing(_record: bytes) -> None:
     """Nobody asked to be told."""
-
-
-def _codes(codes: bytes) -> Iterator[bytes]:
-    """The one-byte slices of a bytes value."""
-    return (codes[i : i + 1] for i in range(len(codes)))

@@ -86,7 +86,11 @@ class ReserveRoutes:
         principal = self._auth.cached(authorization)
         if principal is None:
             principal = await self._auth.authenticate_fresh(authorization)
-        body = _parse(await call.body())
+        message = await call.receive()
+        raw = message.get("body", b"")
+        if message.get("more_body") or not 0 < len(raw) <= call.body_max:
+            raw = await call.rest_of_body(message)
+        body = _parse(raw)
         sale = self._snapshots.get(body.ticket_type_id)
         if sale is None or sale.event_text != body.event_id:
             sale = await self._find(body)
@@ -185,11 +189,7 @@ class ReserveRoutes:
             instants.get(expires_us) or self._instant(expires_us),
             instants.get(created_us) or self._instant(created_us),
         )
-        headers = [
-            _JSON,
-            (b"content-length", b"%d" % len(body)),
-            (b"location", b"/v1/reservations/" + rid),
-        ]
+        headers = [_JSON, (b"content-length", b"%d" % len(body))]
         if replayed:
             headers.append(_REPLAYED)
         return 201, headers, body

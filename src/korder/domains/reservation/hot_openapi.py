@@ -119,7 +119,7 @@ def paths() -> dict[str, Json]:
                     "201": {
                         "description": "Held until `expires_at`",
                         "content": _json(_ref("HeldReservation")),
-                        "headers": {"Location": location, "Idempotent-Replayed": replayed},
+                        "headers": {"Idempotent-Replayed": replayed},
                     },
                     "202": {
                         "description": "Queued",

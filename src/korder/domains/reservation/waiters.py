@@ -1,8 +1,8 @@
 """Requests of one API process that are not decided yet: waited for, or told 202 already."""
 
 import asyncio
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
 from korder.domains.reservation.record import ACCEPTED_BEFORE
 
@@ -67,6 +67,9 @@ class Waiter:
         self.record = self.record[:-1] + bytes((self.record[-1] | ACCEPTED_BEFORE,))
 
 
+Pop: TypeAlias = Callable[[bytes, None], Waiter | None]
+
+
 class Waiters:
     """Both kinds by reservation id, each in the order of its deadlines; `kept_max` bounds 202s."""
 
@@ -92,6 +95,10 @@ class Waiters:
     def pop(self, rid: bytes) -> Waiter | None:
         """The request of this id, forgotten; None when nobody waits for it here."""
         return self._attached.pop(rid, None) or self._detached.pop(rid, None)
+
+    def pops(self) -> tuple[Pop, Pop]:
+        """`dict.pop` of either kind, for the loop over a block of verdicts."""
+        return self._attached.pop, self._detached.pop
 
     def overdue(self, now: float) -> list[Waiter]:
         """Those whose client has waited for as long as it should, still remembered."""

@@ -80,6 +80,7 @@ class Worker:
                 else:
                     log.exception("worker.failed", retry_in_s=delay)
                 failures += 1
+                self._drop_connection()
                 await asyncio.sleep(delay)
         await self._leave()
 
@@ -91,6 +92,12 @@ class Worker:
             await self._conn.close()
         except RETRY:
             log.warning("worker.left_without_giving_back")
+
+    def _drop_connection(self) -> None:
+        """It may be stuck in an operation; leases are rows, so nothing needs the session."""
+        if self._conn is not None:
+            self._conn.terminate()
+            self._conn = None
 
     async def _connection(self) -> "asyncpg.Connection[asyncpg.Record]":
         if self._conn is None or self._conn.is_closed():

@@ -59,22 +59,21 @@ class Call:
         """What the client reads."""
         return language_of(self.headers.get(b"accept-language"))
 
-    async def body(self) -> bytes:
-        """The whole body. Raises Refusal `payload_too_large`, ClientGoneError."""
-        message = await self.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        body: bytes = message.get("body", b"")
-        while message.get("more_body"):
-            message = await self.receive()
+    async def rest_of_body(self, message: MutableMapping[str, Any]) -> bytes:
+        """The whole body, of which `message` is the first part; few bodies have a second.
+
+        Raises Refusal `payload_too_large`, ClientGoneError.
+        """
+        body: bytes = b""
+        while True:
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             body += message.get("body", b"")
             if len(body) > self.body_max:
                 raise too_large(self.body_max)
-        if len(body) > self.body_max:
-            raise too_large(self.body_max)
-        return body
+            if not message.get("more_body"):
+                return body
+            message = await self.receive()
 
     def refuse(self, refusal: Refusal) -> Reply:
         """The reply for a refusal."""
