@@ -19,6 +19,7 @@ from korder.domains.reservation import api as reservation_api
 from korder.domains.reservation import hot_openapi
 from korder.domains.reservation.gate import Gate
 from korder.domains.reservation.hot import ReserveRoutes
+from korder.domains.reservation.hot_availability import AvailabilityRoutes
 from korder.domains.reservation.service import ReservationService
 from korder.domains.reservation.snapshots import Snapshots
 from korder.domains.user import api as user_api
@@ -27,9 +28,10 @@ from korder.platform import valkey
 from korder.platform.auth import LEEWAY_S, Authenticator
 from korder.platform.background import Background
 from korder.platform.http import docs_page, openapi
-from korder.platform.http.edge import Asgi, Edge, HotRoutes, Receive, Scope, Send
+from korder.platform.http.edge import Asgi, Edge, FastHandler, HotRoutes, Receive, Scope, Send
 from korder.platform.http.framework import build_framework
 from korder.platform.http.operation import Operation
+from korder.platform.http.protocol import KorderProtocol
 from korder.platform.invalidation import Invalidation
 from korder.platform.postgres import open_pool
 from korder.settings import Settings
@@ -50,6 +52,8 @@ class Api:
         self._settings = settings
         self._background = Background()
         self._app: Asgi | None = None
+        #: The hot POST routes that `KorderProtocol` takes the short way, by path.
+        self.fast: dict[bytes, FastHandler] = {}
         #: What to close, last made first.
         self._closing: list[Callable[[], Awaitable[Any]]] = []
 
@@ -83,11 +87,12 @@ class Api:
         self._closing += [blocking.aclose, self.client.aclose, self.pool.close]
         self.invalidation = Invalidation(self.client)
         self._make_domains(blocking)
-        edge = self._make_edge()
+        self.edge = edge = self._make_edge()
         exporter = Exporter(edge, self.reserve, self.gate, self.reservations, self.events)
         self._background.every(METRICS_S, "metrics", exporter.export)
         await self._start_parts()
         self._app = edge
+        self.fast[b"/v1/reservations"] = self.reserve.begin
 
     def _make_domains(self, blocking: valkey.Client) -> None:
         settings, invalidation = self._settings, self.invalidation
@@ -126,7 +131,7 @@ class Api:
         described = openapi.document(framework, hot_openapi.paths(), hot_openapi.schemas())
         hot = HotRoutes()
         hot.add("POST", "/v1/reservations", self.reserve.reserve)
-        hot.only("/v1/events/{id}/availability", self.reserve.availability)
+        hot.only("/v1/events/{id}/availability", AvailabilityRoutes(self.reservations).get)
         hot.add("GET", "/v1/events/{id}", EventRoutes(self.events).get)
         Operation(
             health.checks(self.pool, self.client),
@@ -169,4 +174,4 @@ class Api:
 
 def run_api(settings: Settings, fd: int) -> None:
     """Serve on a listening socket until SIGTERM; requests in flight are finished."""
-    serve(Api(settings), fd)
+    serve(Api(settings), fd, KorderProtocol)

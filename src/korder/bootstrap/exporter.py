@@ -80,7 +80,7 @@ class Exporter:
         """Bring the metrics up to date."""
         for (route, status), count in list(self._edge.answers.items()):
             self._add(REQUESTS.labels(route, str(status)), ("http", route, status), count)
-        for kind, count in list(self._reserve.answers.items()):
+        for kind, count in list(self._reserve.replies.counts.items()):
             self._add(metrics.ANSWERS.labels(kind), ("answer", kind), count)
         self._add(metrics.GATE_BATCHES, ("batches",), self._gate.batches)
         self._add(metrics.GATE_REQUESTS, ("batched",), self._gate.batched)

@@ -1,5 +1,6 @@
 """How an API process serves: one event loop, one listening socket inherited from `korder up`."""
 
+import asyncio
 import gc
 import socket
 from typing import Any
@@ -10,13 +11,16 @@ import uvicorn
 GRACE_S = 8
 
 
-def serve(app: Any, fd: int) -> None:
-    """Run an ASGI application as every API process does (the benchmarks' ceiling does too)."""
+def serve(app: Any, fd: int, protocol: type[asyncio.Protocol] | str = "httptools") -> None:
+    """Run an ASGI application as every API process does (the benchmarks' ceilings do too).
+
+    `protocol` is uvicorn's own, or one that takes hot routes the short way.
+    """
     spare_the_collector()
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=protocol,
         interface="asgi3",
         lifespan="on",
         access_log=False,

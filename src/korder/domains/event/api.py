@@ -8,7 +8,7 @@ from uuid import UUID
 
 from litestar import Request, Response, Router, get, patch, post
 from litestar.di import Provide
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from korder.domains.event.bodies import CancelBody, EventBody, EventPatch, TicketTypePatch
 from korder.domains.event.listing import QUERY_MAX, Place, Wanted
@@ -43,14 +43,14 @@ _BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}]
 _BEARER_OR_NONE: Final[list[dict[str, list[str]]]] = [{}, *_BEARER]
 Query = Annotated[
     str | None,
-    Parameter(max_length=QUERY_MAX, description="Part of the title or the venue."),
+    QueryParameter(max_length=QUERY_MAX, description="Part of the title or the venue."),
 ]
 StatusQuery = Annotated[
     Status | None,
-    Parameter(description="Without it: what is published, or, of one's own, everything."),
+    QueryParameter(description="Without it: what is published, or, of one's own, everything."),
 ]
 OrganizerQuery = Annotated[
-    Literal["me"] | None, Parameter(description="`me`: my own events, drafts included.")
+    Literal["me"] | None, QueryParameter(description="`me`: my own events, drafts included.")
 ]
 
 

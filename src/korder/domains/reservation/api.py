@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from litestar import Router, get, post
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from korder.domains.reservation.contract import ReservationStatus
 from korder.domains.reservation.service import Reservation, ReservationService
@@ -23,9 +23,11 @@ from korder.platform.http.common import (
     problems,
 )
 
-EventFilter = Annotated[UUID | None, Parameter(required=False, description="Only of this event.")]
+EventFilter = Annotated[
+    UUID | None, QueryParameter(required=False, description="Only of this event.")
+]
 StatusFilter = Annotated[
-    ReservationStatus | None, Parameter(required=False, description="Only in this state.")
+    ReservationStatus | None, QueryParameter(required=False, description="Only in this state.")
 ]
 TAG = ["Reservations"]
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -100,12 +101,23 @@ class Gate:
     ) -> "asyncio.Future[Answer]":
         """Put one request (a 75-byte record) before the gate; the future never raises."""
         future: asyncio.Future[Answer] = self._loop.create_future()
-        now = self._loop.time()
-        waiter = Waiter(shard, rid, record, future, now + self._budget_s)
+        self.put(shard, rid, record, partial(_resolve, future), respond_async=respond_async)
+        return future
+
+    def put(
+        self,
+        shard: int,
+        rid: bytes,
+        record: bytes,
+        tell: Callable[[Answer], None],
+        *,
+        respond_async: bool = False,
+    ) -> None:
+        """As `submit`; `tell` is called with the answer, and must not raise."""
+        waiter = Waiter(shard, rid, record, tell, self._loop.time() + self._budget_s)
         waiter.attached = not respond_async
         self._waiters.add(waiter)
         self._enqueue(waiter)
-        return future
 
     def pending(self, rid: bytes) -> bool:
         """Whether this process still waits for the verdict of a request."""
@@ -143,7 +155,7 @@ class Gate:
             while queue:
                 batch = [queue.popleft() for _ in range(min(len(queue), self._batch_max))]
                 # Who was told 503 meanwhile, or has gone, must not get a hold that nobody claims.
-                batch = [w for w in batch if w.accepted or not w.future.done()]
+                batch = [w for w in batch if w.accepted or not w.done]
                 if not batch:
                     continue
                 try:
@@ -268,8 +280,8 @@ class Gate:
         first = None
         for rid, code, created, expires, amount in VERDICT.iter_unpack(verdicts):
             waiter = pop(rid, None) or pop_detached(rid, None)
-            if waiter is not None and not waiter.future.done():
-                waiter.future.set_result(Answer(code, rid, created, expires, amount))
+            if waiter is not None:
+                waiter.answer(Answer(code, rid, created, expires, amount))
                 first = first or waiter
         if first is not None:
             metrics.WAIT.observe(self._loop.time() - first.deadline + self._budget_s)
@@ -314,6 +326,11 @@ class Gate:
                 waiter.generation = generation
                 waiter.may_be_counted()
                 self._enqueue(waiter)
+
+
+def _resolve(future: "asyncio.Future[Answer]", answer: Answer) -> None:
+    if not future.done():  # its client may have gone
+        future.set_result(answer)
 
 
 async def _nothing(_record: bytes) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from korder.domains.reservation.contract import Availability
-from korder.domains.reservation.hot import QUANTITY_MAX
+from korder.domains.reservation.order import QUANTITY_MAX
 
 Json = dict[str, Any]
 

@@ -71,11 +71,12 @@ class SaleSnapshot:
         self.cancelled = cancelled
         self.loaded_at = time.monotonic()
 
-    def remember_sold_out(self, quantity: int, now_s: float) -> None:
+    def remember_sold_out(self, quantity: int) -> None:
         """The gate had fewer than this a moment ago, which is answer enough for a keyless crowd.
 
         (Who sends a key may have been answered otherwise before, which only the gate knows.)
         """
+        now_s = time.time()
         if now_s >= self.sold_out_until:
             self.sold_out_quantity = quantity
             self.sold_out_until = now_s + SOLD_OUT_FRESH_S

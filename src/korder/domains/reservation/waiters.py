@@ -1,6 +1,5 @@
 """Requests of one API process that are not decided yet: waited for, or told 202 already."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -23,17 +22,18 @@ class Answer(NamedTuple):
 
 
 class Waiter:
-    """One request. `deadline` is in seconds of the event loop's clock."""
+    """One request. `deadline` is in seconds of the event loop's clock; `tell` gets its answer."""
 
     __slots__ = (
         "accepted",
         "attached",
         "deadline",
-        "future",
+        "done",
         "generation",
         "id",
         "record",
         "shard",
+        "tell",
     )
 
     def __init__(
@@ -41,13 +41,14 @@ class Waiter:
         shard: int,
         rid: bytes,
         record: bytes,
-        future: "asyncio.Future[Answer]",
+        tell: Callable[[Answer], None],
         deadline: float,
     ) -> None:
         self.shard = shard
         self.id = rid
         self.record = record
-        self.future = future
+        self.tell = tell
+        self.done = False
         self.deadline = deadline
         self.generation = b""
         self.accepted = False
@@ -55,9 +56,10 @@ class Waiter:
         self.attached = True
 
     def answer(self, answer: Answer) -> None:
-        """Resolve its future, unless that has been done."""
-        if not self.future.done():
-            self.future.set_result(answer)
+        """Tell who waits, once. `tell` must not raise."""
+        if not self.done:
+            self.done = True
+            self.tell(answer)
 
     def may_be_counted(self) -> None:
         """It may be a reservation already, of which a rebuilt gate knows: it takes nothing twice.

@@ -9,7 +9,7 @@ import msgspec
 from litestar import Response
 from litestar.datastructures import ResponseHeader
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from korder.kernel.errors import Code, Refusal
 from korder.platform.http.problem import STATUS, Problem
@@ -20,11 +20,11 @@ T = TypeVar("T")
 LIMIT_DEFAULT, LIMIT_MAX = 20, 100
 
 Limit = Annotated[
-    int, Parameter(ge=1, le=LIMIT_MAX, description="Most items in the answer.", required=False)
+    int, QueryParameter(ge=1, le=LIMIT_MAX, description="Most items in the answer.", required=False)
 ]
 Cursor = Annotated[
     str | None,
-    Parameter(max_length=512, description="`next_cursor` of the page before.", required=False),
+    QueryParameter(max_length=512, description="`next_cursor` of the page before.", required=False),
 ]
 
 

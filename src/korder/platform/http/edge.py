@@ -8,8 +8,8 @@ with the same problem details and take the same tokens as everything else.
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from typing import Any, Protocol, TypeAlias
 
 import structlog
 
@@ -59,13 +59,11 @@ class Call:
         """What the client reads."""
         return language_of(self.headers.get(b"accept-language"))
 
-    async def rest_of_body(self, message: MutableMapping[str, Any]) -> bytes:
-        """The whole body, of which `message` is the first part; few bodies have a second.
-
-        Raises Refusal `payload_too_large`, ClientGoneError.
-        """
+    async def body(self) -> bytes:
+        """The whole body. Raises Refusal `payload_too_large`, ClientGoneError."""
         body: bytes = b""
         while True:
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             body += message.get("body", b"")
@@ -73,7 +71,6 @@ class Call:
                 raise too_large(self.body_max)
             if not message.get("more_body"):
                 return body
-            message = await self.receive()
 
     def refuse(self, refusal: Refusal) -> Reply:
         """The reply for a refusal."""
@@ -82,9 +79,24 @@ class Call:
     def refuse_plainly(self, code: Code) -> Reply:
         """The reply for a refusal that is nothing but its code."""
         language = self.headers.get(b"accept-language")
-        status, headers, body = plain_answer(code, language, self.path)
+        status, headers, body = plain_answer(code._value_, language, self.path)
         return status, headers.copy(), body
 
+
+class Pending(Protocol):
+    """A request that was taken without waiting for its answer; see `protocol.py`."""
+
+    def respond(self, reply: Reply) -> None:
+        """Answer it."""
+        ...
+
+    def later(self, work: Coroutine[None, None, Reply]) -> None:
+        """Answer it with what this work returns, or with the refusal that it raises."""
+        ...
+
+
+#: Takes a request whose body is whole: its reply, True when the pending one gets it, or False.
+FastHandler: TypeAlias = Callable[[Call, bytes, Pending], Reply | bool]
 
 #: Answers, or returns None (before it has read the body) to leave the request to the framework.
 HotHandler: TypeAlias = Callable[[Call], Awaitable[Reply | None]]
@@ -148,7 +160,7 @@ class Edge:
         self._inner = inner
         self._allow = allow
         self._hot = hot
-        self._body_max = body_max
+        self.body_max = body_max
         self._id_prefix = os.urandom(6).hex().encode()
         self._count = 0
         #: Requests by (route or "hot path", status), read by the metrics exporter.
@@ -159,19 +171,19 @@ class Edge:
         headers = dict(scope["headers"])
         handlers = self._hot.find(scope["path"])
         handler = handlers.get(scope["method"]) or handlers.get(_OTHER)
-        request_id = self._request_id(headers.get(b"x-request-id"))
-        call = Call(scope, headers, receive, self._body_max)
+        request_id = self.request_id(headers.get(b"x-request-id"))
+        call = Call(scope, headers, receive, self.body_max)
         reply: Reply | None
         try:
             length = headers.get(b"content-length")
-            if length is not None and (not length.isdigit() or int(length) > self._body_max):
+            if length is not None and (not length.isdigit() or int(length) > self.body_max):
                 reply = self._too_long(call, length)
             else:
                 reply = None if handler is None else await handler(call)
         except ClientGoneError:
             return
         except Exception as error:
-            reply = call.refuse(_refusal_of(error, call, request_id))
+            reply = call.refuse(refusal_of(error, call, request_id))
         if reply is None:
             await self._framework(call, request_id, send)
             return
@@ -186,7 +198,7 @@ class Edge:
 
         A client in the middle of sending would not see the answer if the connection were cut.
         """
-        status, headers, body = call.refuse(too_large(self._body_max))
+        status, headers, body = call.refuse(too_large(self.body_max))
         if not length.isdigit() or int(length) > _DISCARD_MAX_BYTES:
             headers.append((b"connection", b"close"))
         return status, headers, body
@@ -201,8 +213,8 @@ class Edge:
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             seen += len(message.get("body", b""))
-            if seen > self._body_max:
-                raise too_large(self._body_max)
+            if seen > self.body_max:
+                raise too_large(self.body_max)
             return message
 
         async def tagged(message: MutableMapping[str, Any]) -> None:
@@ -219,14 +231,16 @@ class Edge:
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
             await self._inner(scope, counted, tagged)
 
-    def _request_id(self, given: bytes | None) -> bytes:
+    def request_id(self, given: bytes | None) -> bytes:
+        """The client's id if it is a sane one, else one of ours."""
         if given is not None and _SANE_ID.fullmatch(given):
             return given
         self._count += 1
         return b"%b-%x" % (self._id_prefix, self._count)
 
 
-def _refusal_of(error: Exception, call: Call, request_id: bytes) -> Refusal:
+def refusal_of(error: Exception, call: Call, request_id: bytes) -> Refusal:
+    """What we say to an exception of a hot route; `internal` for what nobody foresaw."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, UNAVAILABLE):

@@ -16,7 +16,7 @@ from litestar.exceptions import (
 )
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 
 from korder.kernel.errors import Code, Refusal, overloaded
 from korder.kernel.messages import language_of
@@ -41,8 +41,8 @@ _SAYINGS = (
 )
 KeyHeader = Annotated[
     str | None,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         required=False,
         description="1 to 255 visible ASCII characters: same key and same body, same answer.",
         # Told, not checked here: `parse_key` is the one who knows.

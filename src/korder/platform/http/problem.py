@@ -95,10 +95,11 @@ def answer_of(refusal: Refusal, language: Language, instance: str) -> tuple[int,
 
 @lru_cache(maxsize=2048)
 def plain_answer(
-    code: Code, accept_language: bytes | None, instance: str
+    code: str, accept_language: bytes | None, instance: str
 ) -> tuple[int, Headers, bytes]:
     """`answer_of` a refusal that is nothing but its code: a crowd is refused with the same few.
 
-    The headers are shared: copy them before adding one.
+    The headers are shared: copy them before adding one. The code comes as its plain text, since
+    an enum's hash is a Python call.
     """
-    return answer_of(Refusal(code), language_of(accept_language), instance)
+    return answer_of(Refusal(Code(code)), language_of(accept_language), instance)
