@@ -1,6 +1,7 @@
-"""Two servers to compare with, run exactly as an API process is (`korder.bootstrap.serve`).
+"""Servers to compare with, run exactly as an API process is (`korder.bootstrap.serve`).
 
 `ceiling` reads the request and answers a constant: what the HTTP server itself can carry.
+`ceiling-fast` does so on the short way that hot POST routes take (`platform/http/protocol.py`).
 `row-lock` is the same endpoint as most ticket shops have it: one transaction and one row lock for
 each request, on the same tables, with the same token check, body check and answer.
 """
@@ -18,10 +19,12 @@ from uuid import UUID
 import asyncpg
 
 from korder.bootstrap import Api, serve
-from korder.domains.reservation import hot
 from korder.domains.reservation.gate import Answer
 from korder.domains.reservation.model import HELD, SOLD_OUT
+from korder.domains.reservation.record import REQUEST
 from korder.kernel.clock import to_micros
+from korder.platform.http.edge import Call, Edge, HotRoutes, Reply
+from korder.platform.http.protocol import KorderProtocol
 from korder.settings import Settings
 
 CONSTANT = b'{"id":"00000000-0000-7000-8000-000000000000","status":"held"}'
@@ -56,6 +59,21 @@ async def ceiling(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": CONSTANT})
 
 
+class FastCeiling:
+    """The same constant, on the short way."""
+
+    def __init__(self) -> None:
+        self.edge = Edge(ceiling, HotRoutes(), lambda _: b"", body_max=65_536)
+        self.fast = {b"/v1/reservations": self._answer}
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        return ceiling(scope, receive, send)
+
+    def _answer(self, _call: Call, _body: bytes, _pending: Any) -> Reply:
+        headers = [(b"content-type", b"application/json")]
+        return 201, [*headers, (b"content-length", b"%d" % len(CONSTANT))], CONSTANT
+
+
 class RowLockGate:
     """Stands where the gate stands; every request is a transaction."""
 
@@ -66,7 +84,7 @@ class RowLockGate:
         return False
 
     async def submit(self, _shard: int, rid: bytes, record: bytes, **_: Any) -> Answer:
-        r = hot.REQUEST.unpack(record)
+        r = REQUEST.unpack(record)
         type_id = UUID(bytes=r[2])
         async with self._pool.acquire() as conn, conn.transaction():
             row = await conn.fetchrow(_LOCK, type_id)
@@ -106,7 +124,7 @@ class RowLockApi(Api):
 
 @contextlib.contextmanager
 def started(kind: str, lab: Any) -> Iterator[str]:
-    """One of the two servers on a free port of its own; its base URL."""
+    """One of the servers on a free port of its own; its base URL."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         fd, port = listener.fileno(), listener.getsockname()[1]
         env = {
@@ -127,5 +145,10 @@ def started(kind: str, lab: Any) -> Iterator[str]:
 
 if __name__ == "__main__":
     os.environ.setdefault("KORDER_LOG_LEVEL", "warning")
-    app: Any = ceiling if sys.argv[1] == "ceiling" else RowLockApi(Settings.load())
-    serve(app, int(sys.argv[2]))
+    which, fd = sys.argv[1], int(sys.argv[2])
+    if which == "ceiling":
+        serve(ceiling, fd)
+    elif which == "ceiling-fast":
+        serve(FastCeiling(), fd, KorderProtocol)
+    else:
+        serve(RowLockApi(Settings.load()), fd)

@@ -50,13 +50,19 @@ def measure(lab: labs.Lab, seconds: float, rounds: int, only: set[str]) -> dict[
             flush=True,
         )
 
-    with started("ceiling", lab) as ceiling, started("row-lock", lab) as row_lock:
+    with (
+        started("ceiling", lab) as ceiling,
+        started("ceiling-fast", lab) as ceiling_fast,
+        started("row-lock", lab) as row_lock,
+    ):
         labs.wrk(lab.url, "reserve.lua", connections=64, seconds=2, env={**env, "RUN": "warm"})
         for number in range(rounds):
             print(f"round {number + 1}", flush=True)
             go("ceiling", ceiling, "reserve.lua", env, 1000)
             go("held", lab.url, "reserve.lua", env, 1000)
+            go("ceiling-fast", ceiling_fast, "reserve.lua", env, 1000)
             go("refused", lab.url, "reserve.lua", env_none, 1000)
+            go("refused-nokey", lab.url, "reserve.lua", {**env_none, "KEYS": "0"}, 1000)
             go("ceiling-get", ceiling, "availability.lua", env, 1000)
             go("availability", lab.url, "availability.lua", env, 1000)
             go("held-64", lab.url, "reserve.lua", env, 64)

@@ -1,16 +1,16 @@
-"""What a paused or interrupted worker leaves behind: nothing stays undecided, nothing is misjudged."""
+"""What a paused or interrupted worker leaves behind: nothing undecided, nothing misjudged."""
 
 import asyncio
+from uuid import UUID
 
 import pytest
 from redis.exceptions import ConnectionError as ValkeyConnectionError
 from redis.exceptions import ResponseError
 
 from korder.domains.reservation import model
-from korder.domains.reservation.batch import Verdict
-from korder.domains.reservation.record import IDEMPOTENCY_PERIOD_S, KEPT_PENDING, KEYS
+from korder.domains.reservation.record import IDEMPOTENCY_PERIOD_S, KEPT_PENDING, KEYS, REQUEST
 from korder.kernel.ids import new_id_bytes
-from tests.core import eventually, request_of
+from tests.core import eventually, forget_keys, request_of
 from tests.reserving import Core
 
 
@@ -18,15 +18,17 @@ async def test_an_entry_read_by_a_worker_without_its_lease_is_found_again(core: 
     """It was paused before its read, and takes from the group what its successor waits for."""
     worker = await core.worker()
     gate, sale = await core.gate(wait_budget_ms=4000), await core.sale(5)
-    read, stolen = worker._gate.read, []
+    read, stolen, patched = worker._gate.read, [], asyncio.Event()
 
     async def read_after_another(shards, *, block_ms):
+        patched.set()
         if not stolen:
             stolen.extend(await read(shards, block_ms=block_ms))  # nobody will ever decide it
             return []
         return await read(shards, block_ms=block_ms)
 
     worker._gate.read = read_after_another
+    await patched.wait()
     answer = await core.reserve(gate, sale)
     assert len(stolen) == 1
     assert answer.code == model.HELD
@@ -40,10 +42,10 @@ async def test_a_202_is_answerable_if_the_worker_dies_right_after_settling(core:
     member = new_id_bytes()
     await steps.admit(sale.shard, request_of(sale.type_raw, member, 1, "k"))
     await steps.work()
-    await core.client.delete(*[key async for key in core.client.scan_iter(b"*:idem:*")])
+    await forget_keys(core.client)
     again = request_of(sale.type_raw, member, 1, "k")
     await steps.admit(sale.shard, again)
-    await core.service().remember_queued(_record(again), sale.event_id.bytes)
+    await core.service().remember_queued(REQUEST.pack(*again), sale.event_id.bytes)
     decided = await steps.decide(await steps.read())
     assert [v.code for d in decided for v in d.verdicts] == [model.KEY_KNOWN]
     steps.keeper._client = _BreaksAfterSettling(steps.keeper._client)
@@ -53,7 +55,7 @@ async def test_a_202_is_answerable_if_the_worker_dies_right_after_settling(core:
     for entries in (await steps.pending(), await steps.read()):
         if entries:
             await steps.settle(await steps.decide(entries))
-    found = await core.service().get(_uuid(member), _uuid(again.id))
+    found = await core.service().get(UUID(bytes=member), UUID(bytes=again.id))
     assert found.status == "held"
 
 
@@ -145,20 +147,5 @@ class _BreaksAfterSettling:
         raise ValkeyConnectionError("gone")
 
 
-def _record(request) -> bytes:
-    from korder.domains.reservation.record import REQUEST
-
-    return REQUEST.pack(*request)
-
-
-def _uuid(raw: bytes):
-    from uuid import UUID
-
-    return UUID(bytes=raw)
-
-
 async def _shares(first, second) -> bool:
     return (len(first.leases.held), len(second.leases.held)) == (8, 8)
-
-
-assert Verdict

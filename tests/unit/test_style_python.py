@@ -18,8 +18,7 @@ LONGEST_FILE = 350
 LONGEST_TEST_FILE = 500  # a list of cases is read by the case
 LONGEST_FUNCTION = 70
 #: Longer files, and why they are not split.
-LONG_FILES = {
-}
+LONG_FILES = {}
 
 #: (rule, file) -> why it may. One that is no longer needed fails a test, and is taken out.
 EXCEPTIONS = {

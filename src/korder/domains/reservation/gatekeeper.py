@@ -104,14 +104,17 @@ class Gatekeeper:
     async def settle(
         self, entries: Sequence[tuple[Entry, Sequence[Request], Sequence[Verdict]]]
     ) -> None:
-        """Acknowledge, give back what was refused, remember keys, answer the API processes."""
+        """Acknowledge, give back what was refused, remember keys, answer the API processes.
+
+        What leaves no row is told first: an entry that is acknowledged never comes again.
+        """
+        await self._tell_rowless(entries)
         by_shard: dict[int, list[tuple[Entry, Sequence[Request], Sequence[Verdict]]]]
         by_shard = defaultdict(list)
         for item in entries:
             by_shard[item[0].shard].append(item)
         for shard, items in by_shard.items():
             await self._settle_shard(shard, items)
-        await self._tell_rowless(entries)
 
     async def _tell_rowless(
         self, entries: Sequence[tuple[Entry, Sequence[Request], Sequence[Verdict]]]
@@ -134,6 +137,7 @@ class Gatekeeper:
         self, shard: int, items: Sequence[tuple[Entry, Sequence[Request], Sequence[Verdict]]]
     ) -> None:
         keys = KEYS[shard]
+        period = int(time.time()) // IDEMPOTENCY_PERIOD_S
         args: list[bytes | int] = [GROUP, 2 * IDEMPOTENCY_PERIOD_S, len(items)]
         kept: list[bytes] = []
         replies: dict[bytes, list[bytes]] = defaultdict(list)
@@ -169,7 +173,8 @@ class Gatekeeper:
                 keys.meta,
                 keys.stock,
                 keys.allowance,
-                keys.idempotency(int(time.time()) // IDEMPOTENCY_PERIOD_S),
+                keys.idempotency(period),
+                keys.idempotency(period + 1),
                 keys.stream,
                 *(keys.reply(address) for address in replies),
             ],

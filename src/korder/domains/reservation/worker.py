@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import structlog
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from korder.domains.reservation import metrics, model
 from korder.domains.reservation.batch import LeaseLost, Verdict, decide_batch
@@ -36,6 +36,8 @@ BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY = (
     *POSTGRES_UNAVAILABLE,
     *VALKEY_UNAVAILABLE,
+    # Also what Valkey says when it is full or read-only: never the fault of the entry in hand.
+    RedisError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.LockNotAvailableError,
@@ -106,16 +108,23 @@ class Worker:
 
     async def _round(self) -> None:
         conn = await self._connection()
-        if self.leases.due():
-            taken = await self.leases.maintain(conn)
-            if taken:
-                log.info("worker.leases_taken", shards=sorted(taken))
-                await self._adopt(conn, taken)
+        await self._keep_leases(conn)
         await self._check_gate(conn)
         entries = await self._read(conn)
         for chunk in _chunks(entries, self._settings.worker_batch_max):
-            await self._process(conn, chunk)
+            mine = [entry for entry in chunk if entry.shard in self.leases.held]
+            if mine:
+                await self._process(conn, mine)
+            await self._keep_leases(conn)  # a backlog may take longer than a lease lasts
         await self._between_batches(conn)
+
+    async def _keep_leases(self, conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+        if not self.leases.due():
+            return
+        taken = await self.leases.maintain(conn)
+        if taken:
+            log.info("worker.leases_taken", shards=sorted(taken))
+            await self._adopt(conn, taken)
 
     # -- reading
 
@@ -254,6 +263,9 @@ class Worker:
                 metrics.DRIFT.inc(drifted)
                 log.info("worker.drift_repaired", ticket_types=drifted)
             self._reconcile_at = now + self._settings.reconcile_interval_ms / 1000
+            # A worker that was paused past its lease may have read, from the group it shares with
+            # its successor, what it may not write any more: look for what nobody has in hand.
+            self._redeliver.update(shards)
             await metrics.observe_backlog(self._gate, shards)
 
 

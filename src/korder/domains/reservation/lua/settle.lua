@@ -1,7 +1,8 @@
 -- settle: acknowledge processed stream entries, give back what PostgreSQL refused, answer.
 --
 -- KEYS  1 meta hash, 2 stock hash, 3 allowance hash, 4 idempotency hash of this period,
---       5 stream, 6... reply lists
+--       5 of the next one, which an API process whose clock is ahead has begun already,
+--       6 stream, 7... reply lists
 -- ARGV  1 consumer group, 2 life of the idempotency hash in seconds, 3 number of entries E,
 --       then per entry: its id, its number of requests,
 --         what to give back (34 bytes each: member id, ticket type id, quantity);
@@ -10,7 +11,8 @@
 -- Returns how many entries were acknowledged for the first time. Only those give anything back,
 -- so that a second settlement of an entry moves no stock.
 local function settle(keys, args)
-  local meta, stock_key, allowance_key, idem_key, stream_key = keys[1], keys[2], keys[3], keys[4], keys[5]
+  local meta, stock_key, allowance_key = keys[1], keys[2], keys[3]
+  local idem_key, idem_next_key, stream_key = keys[4], keys[5], keys[6]
   local at, first, settled = 4, 0, 0
   for _ = 1, tonumber(args[3]) do
     local id, requests, back = args[at], tonumber(args[at + 1]), args[at + 2]
@@ -45,9 +47,10 @@ local function settle(keys, args)
     at = at + values * 2
     hset(idem_key, flat)
     server.call('EXPIRE', idem_key, args[2], 'NX')
+    if server.call('EXISTS', idem_next_key) == 1 then hset(idem_next_key, flat) end
   end
-  for i = 6, #keys do
-    server.call('RPUSH', keys[i], args[at + i - 6])
+  for i = 7, #keys do
+    server.call('RPUSH', keys[i], args[at + i - 7])
     -- An API process that died never reads its list: let it go by itself.
     server.call('EXPIRE', keys[i], 60)
   end
