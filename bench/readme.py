@@ -1,8 +1,8 @@
-"""Writes the measured figures from bench/results/ into README.md and README.ko.md.
+"""Writes the measured figures from bench/results/ into the READMEs and the architecture page.
 
     python -m bench.readme [--check]
 
-Only the block between the two `measured` comments is touched. A result that is missing leaves its
+Only the blocks between their two comments are touched. A result that is missing leaves its
 rows out; without any, the block says what measures it. `--check` changes nothing, and ends with
 status 1 when a page is not up to date.
 """
@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
+#: The profile of the hot path has a block of the same kind in here.
+PROFILED = "docs/architecture.md"
+PROFILE_BEGIN, PROFILE_END = "<!-- profile:begin -->", "<!-- profile:end -->"
 
 
 class Words(NamedTuple):
@@ -46,10 +49,12 @@ ENGLISH = Words(
     rows={
         "held": "held reservations, 1,000 connections",
         "held-64": "held reservations, 64 connections",
-        "refused": "refusals (sold out), 1,000 connections",
+        "refused": "refusals (sold out), each with a key, 1,000 connections",
+        "refused-nokey": "refusals (sold out) without a key, 1,000 connections",
         "availability": "availability reads, 1,000 connections",
         "row-lock": "held with a row lock per request, 1,000 connections",
-        "ceiling": "ceiling: a constant to the same POST",
+        "ceiling": "ceiling: a constant to the same POST, as ASGI application",
+        "ceiling-fast": "the same constant on the reserve path's own short way",
         "ceiling-get": "ceiling: a constant to the same GET",
     },
     medians="Medians of {rounds} rounds; ratios are taken within a round. The load generator (wrk, "
@@ -73,10 +78,12 @@ KOREAN = Words(
     rows={
         "held": "예약 성공, 연결 1,000개",
         "held-64": "예약 성공, 연결 64개",
-        "refused": "거절(매진), 연결 1,000개",
+        "refused": "거절(매진), 요청마다 키 있음, 연결 1,000개",
+        "refused-nokey": "거절(매진), 키 없음, 연결 1,000개",
         "availability": "잔여 수량 조회, 연결 1,000개",
         "row-lock": "요청마다 행 잠금을 잡는 방식의 예약 성공, 연결 1,000개",
-        "ceiling": "상한: 같은 POST에 상수로 답하기",
+        "ceiling": "상한: 같은 POST에 상수로 답하기(ASGI 애플리케이션)",
+        "ceiling-fast": "같은 상수를 예약 경로의 지름길로 답하기",
         "ceiling-get": "상한: 같은 GET에 상수로 답하기",
     },
     medians="{rounds}회 측정의 중앙값이며, 비율은 같은 회차 안에서 구했습니다. 부하 발생기(wrk, "
@@ -181,25 +188,47 @@ def _source(result: dict[str, Any], words: Words) -> str:
     return words.source.format(date=date, machine=text, command=command)
 
 
-def renewed(page: str, text: str) -> str:
+def profile(results: Path) -> str:
+    """Where each microsecond goes, from `bench.profile`."""
+    result = _read(results / "profile.json")
+    if result is None:
+        return "Not measured yet: `make bench` does it."
+    steps = result["steps_us"]
+    rows: list[tuple[str, ...]] = [(name, f"{us:.2f}") for name, us in steps.items()]
+    rows.append(("sum", f"{sum(steps.values()):.2f}"))
+    parts = [_table(("step in the API process, alone", "µs"), rows)]
+    loads = result["cpu_us_per_request"]
+    names = list(dict.fromkeys(name for load in loads.values() for name in load))
+    cells = [
+        (title, *(f"{load[name]:,}" if name in load else "" for name in names))
+        for title, load in loads.items()
+    ]
+    head = ("CPU µs per request, loaded", *(n if n != "rate" else "requests/s" for n in names))
+    parts += [_table(head, cells), _source(result, ENGLISH)]
+    return "\n\n".join(parts)
+
+
+def renewed(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with another block. Raises ValueError when its comments are not there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the page lacks {begin} or {end}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main() -> int:
-    """Write both pages, or compare them with `--check`."""
+    """Write the pages, or compare them with `--check`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
+    blocks = [(name, block(RESULTS, words), BEGIN, END) for name, words in PAGES.items()]
+    blocks.append((PROFILED, profile(RESULTS), PROFILE_BEGIN, PROFILE_END))
     stale = []
-    for name, words in PAGES.items():
+    for name, text, begin, end in blocks:
         path = ROOT / name
         before = path.read_text(encoding="utf-8")
-        after = renewed(before, block(RESULTS, words))
+        after = renewed(before, text, begin, end)
         if after == before:
             continue
         stale.append(name)

@@ -20,15 +20,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     throughput = ["bench.throughput"]
+    profile = ["bench.profile"]
     million = ["bench.million"]
     if quick:
         throughput += ["--seconds", "3", "--rounds", "1"]
+        profile += ["--seconds", "2"]
         million += ["--count", "100000"]
     else:
         RESULTS.mkdir(exist_ok=True)
         throughput += ["--out", str(RESULTS / "throughput.json")]
+        profile += ["--out", str(RESULTS / "profile.json")]
         million += ["--out", str(RESULTS / "million.json")]
-    steps = [throughput, million] + ([] if quick else [["bench.readme"]])
+    steps = [throughput, profile, million] + ([] if quick else [["bench.readme"]])
     for step in steps:
         print(f"\n== python -m {' '.join(step)}", flush=True)
         if subprocess.run([sys.executable, "-m", *step], check=False).returncode:

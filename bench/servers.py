@@ -133,7 +133,7 @@ def started(kind: str, lab: Any) -> Iterator[str]:
             "VALKEY_URL": lab.info["valkey_url"],
         }
         process = subprocess.Popen(
-            [sys.executable, __file__, kind, str(fd)], pass_fds=(fd,), env=env
+            [sys.executable, "-m", "bench.servers", kind, str(fd)], pass_fds=(fd,), env=env
         )
         try:
             time.sleep(2.0)
