@@ -1,5 +1,6 @@
 """What dies: each kills real processes with SIGKILL and returns when their successors run."""
 
+import contextlib
 import shutil
 
 import psutil
@@ -66,7 +67,8 @@ async def kill_child(system: Up, name: str, *others: psutil.Process) -> None:
     """kill -9; returns when the supervisor has started its successor."""
     child = system.child(name)
     for process in (child, *others):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # a backend may have ended by itself
+            process.kill()
     await system.respawned(name, child.pid)
 
 
