@@ -17,7 +17,7 @@ from korder.domains.reservation import metrics, model
 from korder.domains.reservation.batch import LeaseLost, Verdict, decide_batch
 from korder.domains.reservation.gatekeeper import Entry, Gatekeeper
 from korder.domains.reservation.leases import Leases
-from korder.domains.reservation.record import REQUEST, Request
+from korder.domains.reservation.record import ACCEPTED_BEFORE, REQUEST, Request
 from korder.domains.reservation.release import RELEASE_BATCH, expire_due
 from korder.platform.postgres import UNAVAILABLE as POSTGRES_UNAVAILABLE
 from korder.platform.postgres import open_batch_connection
@@ -207,6 +207,10 @@ class Worker:
             settled.append((entry, part, verdicts[at : at + len(part)]))
             at += len(part)
         await asyncio.shield(self._gate.settle(settled))
+        if any(r.flags & ACCEPTED_BEFORE for r in requests):
+            # While they were in the stream they may have been subtracted twice: put it right now,
+            # or somebody hears "sold out" while tickets are left.
+            self._reconcile_at = 0.0
 
     # -- between batches
 
