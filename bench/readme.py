@@ -45,7 +45,14 @@ class Words(NamedTuple):
 ENGLISH = Words(
     nothing="Nothing is measured here yet: `make bench` does it, and writes the figures into this "
     "place.",
-    head=("", "requests/s", "of the ceiling", "p50 ms", "p99 ms"),
+    head=(
+        "",
+        "requests/s",
+        "of the ASGI ceiling",
+        "of the short way's ceiling",
+        "p50 ms",
+        "p99 ms",
+    ),
     rows={
         "held": "held reservations, 1,000 connections",
         "held-64": "held reservations, 64 connections",
@@ -74,7 +81,7 @@ ENGLISH = Words(
 
 KOREAN = Words(
     nothing="아직 측정한 값이 없습니다. `make bench`가 측정한 뒤 이 자리에 수치를 채웁니다.",
-    head=("", "초당 요청", "상한 대비", "p50 ms", "p99 ms"),
+    head=("", "초당 요청", "ASGI 상한 대비", "지름길 상한 대비", "p50 ms", "p99 ms"),
     rows={
         "held": "예약 성공, 연결 1,000개",
         "held-64": "예약 성공, 연결 64개",
@@ -129,6 +136,7 @@ def _throughput(result: dict[str, Any], words: Words) -> str:
             name,
             f"{medians[key]['rate']:,}",
             f"{medians[key]['ratio']:.2f}",
+            f"{fast:.2f}" if (fast := medians[key].get("ratio_fast")) else "",
             f"{medians[key]['p50_ms']:,.1f}",
             f"{medians[key]['p99_ms']:,.1f}",
         )

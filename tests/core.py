@@ -167,7 +167,7 @@ def requests_in(entry: Entry) -> list[Request]:
 
 
 async def forget_keys(client: Client) -> None:
-    """Drop every idempotency hash of the gate, as time does after ten to twenty minutes."""
+    """Drop every idempotency hash of the gate, as time does after a day or two."""
     for keys in KEYS:
         async for name in client.scan_iter(match=keys.tag + b":idem:*"):
             await client.delete(name)

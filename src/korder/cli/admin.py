@@ -26,7 +26,7 @@ from korder.settings import Settings
 
 PASSWORD_ENV = "KORDER_ADMIN_PASSWORD"  # noqa: S105 - the variable's name
 
-app = typer.Typer(help="Administrators.", no_args_is_help=True)
+app = typer.Typer(help="Administrators.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

@@ -117,8 +117,9 @@ def said(error: Exception) -> str:
 
 def setting_help(item: "Field[Any]") -> str:
     """The sentence, unit and environment variable of one setting."""
-    unit = f" [{item.metadata['unit']}]" if item.metadata["unit"] else ""
-    return f"{item.metadata['doc']}{unit} (env {item.metadata['env']})"
+    # In words, since rich would take "[ms]" for a style and leave it out.
+    unit = f"in {item.metadata['unit']}; " if item.metadata["unit"] else ""
+    return f"{item.metadata['doc']} ({unit}env {item.metadata['env']})"
 
 
 def _flag(item: "Field[Any]") -> inspect.Parameter:

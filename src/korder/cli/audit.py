@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from korder.cli import runfolder
 from korder.cli.app import TARGET_SETTINGS, fail, with_settings
 from korder.cli.runfolder import InUseError
 from korder.cli.system import StartError
@@ -23,7 +24,7 @@ from korder.kernel.audit import Finding
 from korder.platform import logs, postgres, valkey
 from korder.settings import Settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 #: One query may read millions of rows, so the bound is not that of a request.
 STATEMENT_S = 120.0
@@ -120,6 +121,12 @@ async def _check_rows(
 
 
 async def _audit_target(settings: Settings) -> Audit:
+    kept = settings.database_url or (settings.data_dir.expanduser() / "postgres").is_dir()
+    if not kept and runfolder.read(settings.data_dir) is None:
+        # Servers made for the audit would be empty, and a mistyped folder would pass it.
+        raise StartError(
+            f"nothing was ever kept in {settings.data_dir}; name the folder with --data-dir"
+        )
     async with target(settings) as system:
         return await audit_servers(
             system.database_url, system.valkey_url, settings, running=not system.started

@@ -15,7 +15,7 @@ from korder.cli.app import with_settings
 from korder.cli.checks import Check, machine, sense, servers
 from korder.settings import Settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 NOTHING_RUNS = (
@@ -74,6 +74,12 @@ def _show(checks: list[Check], note: str) -> None:
     problems = sum(check.status == "problem" for check in checks)
     warnings = sum(check.status == "warning" for check in checks)
     if problems or warnings:
-        console.print(f"{problems} problems, {warnings} warnings.", style="bold")
+        console.print(
+            f"{_count(problems, 'problem')}, {_count(warnings, 'warning')}.", style="bold"
+        )
     else:
         console.print("All well.", style="bold green")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

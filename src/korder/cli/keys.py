@@ -21,7 +21,7 @@ from korder.platform import logs
 from korder.platform.postgres import Connection, open_pool, transaction
 from korder.settings import Settings
 
-app = typer.Typer(help="Signing keys.", no_args_is_help=True)
+app = typer.Typer(help="Signing keys.", no_args_is_help=True, add_completion=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

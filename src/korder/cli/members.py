@@ -26,7 +26,7 @@ from korder.platform import logs
 from korder.platform.postgres import open_pool, transaction
 from korder.settings import Settings
 
-app = typer.Typer(help="Members.", no_args_is_help=True)
+app = typer.Typer(help="Members.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -41,7 +41,7 @@ def mint(
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many members.")],
     out: Annotated[Path, typer.Option(dir_okay=False, help="File for the tokens (mode 0600).")],
     ttl: Annotated[
-        int, typer.Option(min=1, max=2_592_000, help="Life of the tokens. [s]")
+        int, typer.Option(min=1, max=2_592_000, help="Life of the tokens, in s.")
     ] = 86_400,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -15,7 +15,7 @@ from korder.platform import logs
 from korder.platform import migrate as migrations
 from korder.settings import Settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

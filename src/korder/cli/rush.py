@@ -32,7 +32,7 @@ from korder.rush.stage import Api, Stage, existing_event, make_event
 from korder.rush.wire import Address
 from korder.settings import Settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 #: What else needs open files in the load generator's process.
 FILES_RESERVE = 64
@@ -63,7 +63,7 @@ def rush(
         str | None, typer.Option(help="API to rush, when it is not the one that runs here.")
     ] = None,
     patience_s: Annotated[
-        float, typer.Option(min=1, help="Longest wait for a final answer [s].")
+        float, typer.Option(min=1, help="Longest wait for a final answer, in s.")
     ] = 60.0,
     report: Annotated[
         Path | None, typer.Option(help="Write the report to this HTML file.", dir_okay=False)

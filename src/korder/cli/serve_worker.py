@@ -8,7 +8,7 @@ from korder.cli.app import with_settings
 from korder.platform import logs
 from korder.settings import Settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -192,9 +192,10 @@ def listen(host: str, port: int, *, patience_s: float = 0.0) -> socket.socket:
             return _listen_now(host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                wrong = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
                 raise StartError(
                     f"cannot listen on {host}:{port}: {error.strerror}. "
-                    "Choose another port with --port."
+                    f"Choose another one with --{wrong}."
                 ) from error
         time.sleep(_POLL_S)
 

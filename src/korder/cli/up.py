@@ -11,12 +11,13 @@ import msgspec
 import typer
 
 from korder.cli.app import fail, with_settings
+from korder.cli.checks import sense
 from korder.cli.runfolder import InUseError, RunFolder
 from korder.cli.system import StartError, System, api_processes, listen
 from korder.platform import logs
 from korder.settings import Settings
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 #: Open files we want: a rush is one connection each, and every process counts its own.
 OPEN_FILES = 65_536
@@ -38,6 +39,9 @@ def up(
     The servers are embedded ones unless DATABASE_URL and VALKEY_URL are given. Data is kept in the
     data folder and used again next time. A child that dies is started again.
     """
+    for rule in sense.unusable(settings):
+        if rule.broken:
+            fail(f"{rule.found}. {rule.mend}", status=2)
     try:
         logs.configure(settings.log_format, settings.log_level, "up")
         raise_open_files()

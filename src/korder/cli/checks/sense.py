@@ -1,5 +1,6 @@
 """Settings that parse, each by itself, and still make no sense."""
 
+import ipaddress
 import os
 from collections.abc import Iterator
 from dataclasses import fields
@@ -11,7 +12,7 @@ from korder.platform.logs import FORMATS, LEVELS
 from korder.settings import Settings
 
 #: May be zero, which then has a meaning of its own.
-ZERO_ALLOWED = frozenset({"api_processes", "hash_concurrency", "port"})
+ZERO_ALLOWED = frozenset({"api_processes", "audit_interval_s", "hash_concurrency", "port"})
 #: The shortest hold that an event may ask for, in ms.
 SHORTEST_HOLD_MS = 5000
 CONTRACT_BODY_BYTES = 65_536
@@ -28,15 +29,18 @@ class Rule(NamedTuple):
 
 def look(settings: Settings) -> Iterator[Check]:
     """One check for each broken rule, or one that says that there is none."""
-    broken = [rule for rule in (*numbers(settings), *rules(settings)) if rule.broken]
+    broken = [rule for rule in (*unusable(settings), *rules(settings)) if rule.broken]
     if not broken:
         yield ok("settings", "they go together")
     for rule in broken:
         yield (problem if rule.grave else warning)("settings", rule.found, rule.mend)
 
 
-def numbers(settings: Settings) -> Iterator[Rule]:
-    """Every number is above zero, unless zero means something."""
+def unusable(settings: Settings) -> Iterator[Rule]:
+    """What nothing can run with; `korder up` does not start on it.
+
+    Every number is above zero, unless zero means something.
+    """
     for item in fields(settings):
         value = getattr(settings, item.name)
         if not isinstance(value, int):
@@ -46,6 +50,12 @@ def numbers(settings: Settings) -> Iterator[Rule]:
         yield Rule(value < least, True, f"{env} is {value}", f"Set {env} to {least} or more.")
     yield Rule(
         settings.port > 65_535, True, f"KORDER_PORT is {settings.port}", "Ports end at 65535."
+    )
+    yield Rule(
+        not _networks(settings.metrics_networks),
+        True,
+        f"KORDER_METRICS_NETWORKS is {settings.metrics_networks!r}",
+        "Write networks as 10.0.0.0/8, separated by commas, with no bit set behind the prefix.",
     )
 
 
@@ -157,3 +167,11 @@ def rules(s: Settings) -> tuple[Rule, ...]:
             "Fine for a trial; with several machines both must be named.",
         ),
     )
+
+
+def _networks(text: str) -> bool:
+    """Whether these are networks, as `korder.platform.http.operation` reads them."""
+    try:
+        return bool([ipaddress.ip_network(part.strip()) for part in text.split(",")])
+    except ValueError:
+        return False

@@ -44,6 +44,9 @@ _ACCEPTED, _KNOWN = b"AD"
 _LATER = b"UQ"
 _LETTERS = [bytes((code,)) for code in range(256)]
 
+#: Lua hands back one value for each known key, and can hand back some 8,000.
+BATCH_CEILING = 4000
+
 #: A gate that cannot be reached is tried again this often, until the request's budget is spent.
 RETRY_S = 0.05
 TICK_S = 0.025
@@ -66,7 +69,7 @@ class Gate:
         self._client = client
         self._blocking = blocking_client
         self._functions = Functions(client, "korder", Path(__file__).with_name("lua"))
-        self._batch_max = batch_max
+        self._batch_max = min(max(1, batch_max), BATCH_CEILING)
         self._queue_max = queue_max
         self._budget_s = wait_budget_ms / 1000
         self.address = os.urandom(6).hex().encode()
@@ -76,7 +79,6 @@ class Gate:
         self._generation = [b""] * SHARDS
         self._waiters = Waiters(queue_max)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._checked_at = 0.0
         #: Makes a request that was told 202 answerable again after Valkey has lost that too.
         self.remember: Callable[[bytes], Coroutine[None, None, None]] = _nothing
         #: Plain counters, read by the metrics exporter.
@@ -87,6 +89,7 @@ class Gate:
         """Begin to listen for verdicts and to watch deadlines."""
         self._spawn(self._listen())
         self._spawn(self._watch())
+        self._spawn(self._watch_generations())
 
     async def stop(self) -> None:
         """Stop listening. Whoever still waits is told 202: the worker will decide."""
@@ -291,14 +294,7 @@ class Gate:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            now = self._loop.time()
-            self._detach_overdue(now)
-            if now - self._checked_at >= GENERATION_CHECK_S and self._waiters:
-                self._checked_at = now
-                try:
-                    await self._check_generations()
-                except UNAVAILABLE:
-                    continue
+            self._detach_overdue(self._loop.time())
 
     def _detach_overdue(self, now: float) -> None:
         for waiter in self._waiters.overdue(now):
@@ -309,12 +305,27 @@ class Gate:
             waiter.answer(Answer(QUEUED, waiter.id))
         self._waiters.forget_old(now)
 
-    async def _check_generations(self) -> None:
-        shards = {waiter.shard for waiter in self._waiters}
-        for shard in shards:
-            generation = await self._client.hget(KEYS[shard].meta, "generation")
-            if generation:
-                self._see_generation(shard, generation)
+    async def _watch_generations(self) -> None:
+        """Apart from the deadlines, which must not wait for a server that hangs."""
+        while True:
+            await asyncio.sleep(GENERATION_CHECK_S)
+            try:
+                for shard in {waiter.shard for waiter in self._waiters}:
+                    await self._check_generation(shard)
+            except UNAVAILABLE:
+                continue
+            except Exception:
+                log.exception("gate.generation_unreadable")
+
+    async def _check_generation(self, shard: int) -> None:
+        generation = await self._client.hget(KEYS[shard].meta, "generation")
+        if generation:
+            self._see_generation(shard, generation)
+        elif self._generation[shard]:
+            # Emptied, and not rebuilt yet: what clients were told to ask for is gone as well.
+            self._generation[shard] = b""
+            for waiter in self._waiters.told_202(shard):
+                await self.remember(waiter.record)
 
     def _see_generation(self, shard: int, generation: bytes) -> None:
         """A rebuilt gate may have lost what was accepted before: submit that again."""
@@ -326,6 +337,8 @@ class Gate:
                 waiter.generation = generation
                 waiter.may_be_counted()
                 self._enqueue(waiter)
+                if not waiter.attached:
+                    self._spawn(self.remember(waiter.record))
 
 
 def _resolve(future: "asyncio.Future[Answer]", answer: Answer) -> None:

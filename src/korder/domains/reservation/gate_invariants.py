@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from uuid import UUID
 
+from korder.domains.reservation.gate_allowances import check_allowances
 from korder.domains.reservation.invariants import EXAMPLES_MAX, queries
 from korder.domains.reservation.record import GROUP, KEYS, REQUEST, SHARDS, Request
 from korder.kernel.audit import Finding
@@ -36,7 +37,7 @@ async def check_gate(
     await looks.first()
     while not await looks.again() and time.monotonic() < deadline:  # noqa: ASYNC110 - no event
         await asyncio.sleep(LOOK_S)
-    return await looks.findings()
+    return [*await looks.findings(), await check_allowances(conn, client, patience_s=patience_s)]
 
 
 class _Load(NamedTuple):

@@ -36,7 +36,12 @@ from korder.platform.valkey import UNAVAILABLE
 
 #: Refusals that an older use of the key may contradict; the others nothing can have preceded.
 #: (A tuple is searched by identity first; a set would call the enum's hash, which is Python.)
-_MAY_BE_OLD = (Code.SOLD_OUT, Code.LIMIT_EXCEEDED, Code.SALE_CLOSED)
+_MAY_BE_OLD = (
+    Code.SOLD_OUT,
+    Code.LIMIT_EXCEEDED,
+    Code.SALE_CLOSED,
+    Code.IDEMPOTENCY_CONFLICT,
+)
 
 #: What the gate says with one letter and the worker with the same.
 _REFUSALS: dict[bytes, Code] = {
@@ -143,20 +148,21 @@ class ReserveRoutes:
         if answer.code in (QUEUED, model.KEY_KNOWN):
             return None
         code = _REFUSALS[answer.code]
-        if code is Code.SOLD_OUT:
+        if code is Code.SOLD_OUT and not answer.replayed:  # a replay is as old as its key
             order.sale.remember_sold_out(order.quantity)
-        if answer.replayed or self._is_final(order, code):
+        if self._is_final(order, code):
             return self.replies.refused(order.call, code, replayed=answer.replayed)
         return None
 
     async def _looked_up(self, order: Order, answer: Answer, *, respond_async: bool) -> Reply:
         if answer.code == QUEUED:
-            if not answer.replayed:
-                await self._service.remember_queued(order.record, order.sale.event_raw)
+            # By the id that is told, which is another's when the key was in use already.
+            record = answer.id + order.record[len(answer.id) :]
+            await self._service.remember_queued(record, order.sale.event_raw)
             return self.replies.queued(answer, respond_async=respond_async)
         if answer.code == model.KEY_KNOWN:
             return await self._by_key(order) or self.replies.refused(order.call, Code.OVERLOADED)
-        return await self._refused(order, _REFUSALS[answer.code])
+        return await self._refused(order, _REFUSALS[answer.code], replayed=answer.replayed)
 
     def _is_final(self, order: Order, code: Code) -> bool:
         """Whether no older use of the key can have been answered otherwise."""
@@ -166,10 +172,10 @@ class ReserveRoutes:
             or not self._gate.may_have_forgotten(order.sale.shard, order.sale.opens_s, code)
         )
 
-    async def _refused(self, order: Order, code: Code) -> Reply:
+    async def _refused(self, order: Order, code: Code, *, replayed: bool = False) -> Reply:
         """A refusal, unless this very key was answered otherwise before the gate can remember."""
         found = None if self._is_final(order, code) else await self._by_key(order)
-        return found or self.replies.refused(order.call, code)
+        return found or self.replies.refused(order.call, code, replayed=replayed)
 
     async def _by_key(self, order: Order) -> Reply | None:
         """The answer that this key had, from PostgreSQL's unique index; None if it had none."""

@@ -94,6 +94,17 @@ SELECT ticket_type_id,
        CASE WHEN cancelled_at IS NULL THEN capacity - held - sold ELSE 0 END AS available
 FROM reservations.inventory WHERE shard = :shard AND closes_at > now();
 
+-- name: live_of_holders
+-- What these members have of these ticket types (pairs), if those are limited and on sale.
+SELECT pair.member_id, pair.ticket_type_id, coalesce(sum(r.quantity), 0)::bigint AS quantity
+FROM unnest(:members::uuid[], :ticket_types::uuid[]) AS pair (member_id, ticket_type_id)
+JOIN reservations.inventory i ON i.ticket_type_id = pair.ticket_type_id
+ AND i.max_per_member IS NOT NULL AND i.closes_at > now()
+LEFT JOIN reservations.reservations r
+  ON r.member_id = pair.member_id AND r.ticket_type_id = pair.ticket_type_id
+ AND r.status IN ('held', 'confirmed')
+GROUP BY pair.member_id, pair.ticket_type_id;
+
 -- name: outbox_ends^
 -- The oldest and the newest row that the relay has still to tell; NULL when it has told all.
 SELECT min(id) AS oldest, max(id) AS newest, count(*) AS rows FROM reservations.outbox;

@@ -70,8 +70,9 @@ class ShardKeys:
 
 KEYS = tuple(ShardKeys(shard) for shard in range(SHARDS))
 
-#: Keys are answered by the gate for one to two periods, then by PostgreSQL's unique index.
-IDEMPOTENCY_PERIOD_S = 600
+#: Keys are answered by the gate for one to two days (the contract promises one), then by
+#: PostgreSQL's unique index. See docs/adr/0007 for what that costs.
+IDEMPOTENCY_PERIOD_S = 86_400
 
 #: Keys of one shard and period past which the gate remembers no more refusals (about 80 MB): a
 #: crowd that is refused with ever new keys must not fill the memory.

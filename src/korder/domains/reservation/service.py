@@ -38,6 +38,10 @@ from korder.platform.valkey import Client
 #: that the contract allows.
 AVAILABILITY_FRESH_S = 0.25
 AVAILABILITY_CACHED_MAX = 10_000
+#: Bounds of a look-up by key. It is made for an answer that is a refusal already, so a PostgreSQL
+#: that is stuck must not make it wait past the wait budget (the connection's bound counts twice:
+#: giving one back that hangs takes as long).
+KEY_CONNECTION_S, KEY_LOOK_UP_S = 1.0, 2.0
 #: How long a change of a sale waits to be seen at the gate before it answers anyway.
 GATE_WAIT_S = 2.0
 
@@ -119,7 +123,10 @@ class ReservationService:
         return await self._by_key.get((member_raw, digest))
 
     async def _rows_by_key(self, wanted: list[tuple[bytes, bytes]]) -> dict[Any, Any]:
-        async with self._pool.acquire(timeout=5) as conn:
+        async with (
+            self._pool.acquire(timeout=KEY_CONNECTION_S) as conn,
+            asyncio.timeout(KEY_LOOK_UP_S),
+        ):
             rows = queries.get_by_keys(
                 conn, members=[UUID(bytes=m) for m, _ in wanted], digests=[d for _, d in wanted]
             )

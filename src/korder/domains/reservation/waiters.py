@@ -3,7 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
+import structlog
+
 from korder.domains.reservation.record import ACCEPTED_BEFORE
+
+log = structlog.get_logger(__name__)
 
 #: How long an undecided request is remembered after its 202, to be submitted again if Valkey
 #: loses it. By then the worker has decided it, or PostgreSQL has been down for a minute.
@@ -56,10 +60,14 @@ class Waiter:
         self.attached = True
 
     def answer(self, answer: Answer) -> None:
-        """Tell who waits, once. `tell` must not raise."""
-        if not self.done:
-            self.done = True
+        """Tell who waits, once. One that cannot be told costs the others of its batch nothing."""
+        if self.done:
+            return
+        self.done = True
+        try:
             self.tell(answer)
+        except Exception:
+            log.exception("gate.answer_not_told")
 
     def may_be_counted(self) -> None:
         """It may be a reservation already, of which a rebuilt gate knows: it takes nothing twice.
@@ -101,6 +109,10 @@ class Waiters:
     def pops(self) -> tuple[Pop, Pop]:
         """`dict.pop` of either kind, for the loop over a block of verdicts."""
         return self._attached.pop, self._detached.pop
+
+    def told_202(self, shard: int) -> list[Waiter]:
+        """Those of a shard whose clients ask for them by id."""
+        return [waiter for waiter in self._detached.values() if waiter.shard == shard]
 
     def overdue(self, now: float) -> list[Waiter]:
         """Those whose client has waited for as long as it should, still remembered."""

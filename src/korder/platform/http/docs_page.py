@@ -4,11 +4,14 @@ The usual viewers fetch theirs from a third party at run time, which a venue's n
 allow and a strict content security policy should not.
 """
 
+import re
 from collections import defaultdict
 from html import escape
 from typing import Any
 
 Json = dict[str, Any]
+
+_CODE = re.compile(r"`([^`]+)`")
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#16202c;--quiet:#5b6877;--line:#d9dfe6;--paper:#fbfcfd;
@@ -48,7 +51,7 @@ def render(document: Json) -> bytes:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(info['title'])} API</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>{escape(info['title'])} API {escape(info['version'])}</h1>"
-        f'<p class="quiet">{escape(info["description"])}</p>'
+        f'<p class="quiet">{_prose(info["description"])}</p>'
         '<p><a href="/openapi.json">openapi.json</a></p>'
         f"{body}<h2>Schemas</h2>{schemas}</main></body></html>"
     )
@@ -64,7 +67,7 @@ def _operation(method: str, path: str, operation: Json) -> str:
         _row(status, _content(answer), answer.get("description", ""))
         for status, answer in operation["responses"].items()
     )
-    parts = [f"<p>{escape(operation.get('description') or '')}</p>"]
+    parts = [f"<p>{_prose(operation.get('description') or '')}</p>"]
     if operation.get("security"):
         parts.append('<p class="quiet">Needs an access token.</p>')
     if "requestBody" in operation:
@@ -75,7 +78,7 @@ def _operation(method: str, path: str, operation: Json) -> str:
     return (
         f'<details><summary><span class="method {method}">{method}</span>'
         f'<span class="path">{escape(path)}</span>'
-        f'<span class="quiet">{escape(operation.get("summary") or "")}</span></summary>'
+        f'<span class="quiet">{_prose(operation.get("summary") or "")}</span></summary>'
         f'<div class="body">{"".join(parts)}</div></details>'
     )
 
@@ -88,15 +91,20 @@ def _schema(name: str, schema: Json) -> str:
     )
     return (
         f'<details id="{escape(name)}"><summary class="path">{escape(name)}</summary>'
-        f'<div class="body"><p>{escape(schema.get("description", ""))}</p>'
+        f'<div class="body"><p>{_prose(schema.get("description", ""))}</p>'
         f"<table>{rows}</table></div></details>"
     )
 
 
 def _row(first: str, second: str, third: str) -> str:
     return (
-        f"<tr><td><code>{escape(first)}</code></td><td>{second}</td><td>{escape(third)}</td></tr>"
+        f"<tr><td><code>{escape(first)}</code></td><td>{second}</td><td>{_prose(third)}</td></tr>"
     )
+
+
+def _prose(text: str) -> str:
+    """Escaped, with what stands in backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def _content(holder: Json) -> str:

@@ -35,6 +35,8 @@ STATUS: Final[Mapping[Code, int]] = {
 }
 
 CONTENT_TYPE = b"application/problem+json"
+#: A longer Accept-Language is nobody's browser, and must not fill the memory of plain answers.
+LANGUAGE_KEPT_BYTES = 128
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -93,7 +95,6 @@ def answer_of(refusal: Refusal, language: Language, instance: str) -> tuple[int,
     return status, headers, body
 
 
-@lru_cache(maxsize=2048)
 def plain_answer(
     code: str, accept_language: bytes | None, instance: str
 ) -> tuple[int, Headers, bytes]:
@@ -102,4 +103,13 @@ def plain_answer(
     The headers are shared: copy them before adding one. The code comes as its plain text, since
     an enum's hash is a Python call.
     """
+    if accept_language is not None and len(accept_language) > LANGUAGE_KEPT_BYTES:
+        return _plain_answer.__wrapped__(code, accept_language, instance)
+    return _plain_answer(code, accept_language, instance)
+
+
+@lru_cache(maxsize=2048)
+def _plain_answer(
+    code: str, accept_language: bytes | None, instance: str
+) -> tuple[int, Headers, bytes]:
     return answer_of(Refusal(Code(code)), language_of(accept_language), instance)

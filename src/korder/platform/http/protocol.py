@@ -20,6 +20,14 @@ from korder.platform.http.edge import Call, Edge, FastHandler, Reply, refusal_of
 
 log = structlog.get_logger(__name__)
 
+#: Longest head of a request, give or take one packet: the parser itself has no bound, and would
+#: keep a header of gigabytes from anybody.
+HEAD_MAX_BYTES = 65_536
+_HEAD_TOO_LONG = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
 
 class FastApp(Protocol):
     """What the protocol asks of the application; `fast` is empty until it has started."""
@@ -106,11 +114,22 @@ class KorderProtocol(HttpToolsProtocol):
         application: FastApp = self.config.app  # type: ignore[assignment]
         self.application = application
         self.fast: FastCycle | None = None
+        #: Bytes that came since the parser last had a whole head or a part of a body.
+        self.unread = 0
 
     @property
     def edge(self) -> Edge:
         """Where request ids and counts come from."""
         return self.application.edge
+
+    def data_received(self, data: bytes) -> None:
+        """Parse it, unless it only makes a head (or a trailer) longer and longer."""
+        self.unread += len(data)
+        super().data_received(data)
+        if self.unread > HEAD_MAX_BYTES and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_HEAD_TOO_LONG)
+            self.transport.close()
 
     # -- what the parser says, in this order
 
@@ -123,6 +142,7 @@ class KorderProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Take the short way, or uvicorn's."""
+        self.unread = 0
         handler = self.application.fast.get(self.url)
         if handler is None or not self._is_plain():
             self._leave_to_uvicorn()
@@ -133,6 +153,7 @@ class KorderProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Collect it, up to the bound."""
+        self.unread = 0
         fast = self.fast
         if fast is None:
             super().on_body(body)
@@ -143,6 +164,7 @@ class KorderProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self.unread = 0
         fast = self.fast
         if fast is None:
             super().on_message_complete()
