@@ -116,7 +116,7 @@ class ReserveRoutes:
         code = refused_here(order)
         if code is not None:
             return await self._refused(order, code)
-        respond_async = b"respond-async" in call.headers.get(b"prefer", b"").lower()
+        respond_async = _prefers_async(call.headers.get(b"prefer", b""))
         answer = await self._gate.submit(
             sale.shard, order.id, order.record, respond_async=respond_async
         )
@@ -191,6 +191,12 @@ class ReserveRoutes:
         if sale is not None:
             with contextlib.suppress(*UNAVAILABLE):
                 await self._service.remember_queued(record, sale.event_raw)
+
+
+def _prefers_async(prefer: bytes) -> bool:
+    """Whether `respond-async` is among the preferences (RFC 7240, section 2)."""
+    preferences = (part.partition(b";")[0].strip().lower() for part in prefer.split(b","))
+    return b"respond-async" in preferences
 
 
 def _parse(body: bytes) -> ReserveBody:
