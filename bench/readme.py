@@ -62,7 +62,8 @@ ENGLISH = Words(
         "row-lock": "held with a row lock per request, 1,000 connections",
         "ceiling": "ceiling: a constant to the same POST, as ASGI application",
         "ceiling-fast": "the same constant on the reserve path's own short way",
-        "ceiling-get": "ceiling: a constant to the same GET",
+        "ceiling-get": "ceiling: a constant to the same GET, as ASGI application",
+        "ceiling-get-fast": "the same constant on the short way",
     },
     medians="Medians of {rounds} rounds; ratios are taken within a round. The load generator (wrk, "
     "one thread) ran on the same machine.",
@@ -91,7 +92,8 @@ KOREAN = Words(
         "row-lock": "요청마다 행 잠금을 잡는 방식의 예약 성공, 연결 1,000개",
         "ceiling": "상한: 같은 POST에 상수로 답하기(ASGI 애플리케이션)",
         "ceiling-fast": "같은 상수를 예약 경로의 지름길로 답하기",
-        "ceiling-get": "상한: 같은 GET에 상수로 답하기",
+        "ceiling-get": "상한: 같은 GET에 상수로 답하기(ASGI 애플리케이션)",
+        "ceiling-get-fast": "같은 상수를 지름길로 답하기",
     },
     medians="{rounds}회 측정의 중앙값이며, 비율은 같은 회차 안에서 구했습니다. 부하 발생기(wrk, "
     "스레드 1개)도 같은 기계에서 돌았습니다.",
@@ -136,7 +138,7 @@ def _throughput(result: dict[str, Any], words: Words) -> str:
             name,
             f"{medians[key]['rate']:,}",
             f"{medians[key]['ratio']:.2f}",
-            f"{fast:.2f}" if (fast := medians[key].get("ratio_fast")) else "",
+            f"{medians[key]['ratio_fast']:.2f}",
             f"{medians[key]['p50_ms']:,.1f}",
             f"{medians[key]['p99_ms']:,.1f}",
         )

@@ -45,7 +45,7 @@ def measure(lab: labs.Lab, seconds: float, rounds: int, only: set[str]) -> dict[
         )
         runs.setdefault(name, []).append(run)
         print(
-            f"  {name:<14}{run.rate:>9.0f}/s  p50 {run.p50_ms:7.1f}  p99 {run.p99_ms:7.1f} ms"
+            f"  {name:<17}{run.rate:>9.0f}/s  p50 {run.p50_ms:7.1f}  p99 {run.p99_ms:7.1f} ms"
             f"  other {run.other}  errors {run.socket_errors}",
             flush=True,
         )
@@ -64,6 +64,7 @@ def measure(lab: labs.Lab, seconds: float, rounds: int, only: set[str]) -> dict[
             go("refused", lab.url, "reserve.lua", env_none, 1000)
             go("refused-nokey", lab.url, "reserve.lua", {**env_none, "KEYS": "0"}, 1000)
             go("ceiling-get", ceiling, "availability.lua", env, 1000)
+            go("ceiling-get-fast", ceiling_fast, "availability.lua", env, 1000)
             go("availability", lab.url, "availability.lua", env, 1000)
             go("held-64", lab.url, "reserve.lua", env, 64)
             go("row-lock", row_lock, "reserve.lua", env, 1000)
@@ -74,11 +75,11 @@ def summary(runs: dict[str, Any]) -> dict[str, Any]:
     """Medians, and the medians of the ratios to the ceilings of the same round."""
     result: dict[str, Any] = {}
     for name, found in runs.items():
-        get = name in ("availability", "ceiling-get")
+        get = "-get" if name == "availability" or "-get" in name else ""
         result[name] = {
             "rate": round(statistics.median(r["rate"] for r in found)),
-            "ratio": ratio(found, runs["ceiling-get" if get else "ceiling"]),
-            "ratio_fast": None if get else ratio(found, runs["ceiling-fast"]),
+            "ratio": ratio(found, runs[f"ceiling{get}"]),
+            "ratio_fast": ratio(found, runs[f"ceiling{get}-fast"]),
             "p50_ms": round(statistics.median(r["p50_ms"] for r in found), 1),
             "p99_ms": round(statistics.median(r["p99_ms"] for r in found), 1),
             "errors": sum(r["socket_errors"] for r in found),
@@ -106,10 +107,10 @@ def main() -> int:
         runs = measure(lab, given.seconds, given.rounds, only)
         audit = json.loads(lab.korder("audit", "--json"))
     medians = summary(runs)
-    print(f"\n{about}\n{'':<14}{'median/s':>10}{'ratio':>8}{'fast':>8}{'p50 ms':>9}{'p99 ms':>9}")
+    print(f"\n{about}\n{'':<17}{'median/s':>10}{'ratio':>8}{'fast':>8}{'p50 ms':>9}{'p99 ms':>9}")
     for name, row in medians.items():
         print(
-            f"{name:<14}{row['rate']:>10}{row['ratio']:>8}{row['ratio_fast'] or '':>8}"
+            f"{name:<17}{row['rate']:>10}{row['ratio']:>8}{row['ratio_fast']:>8}"
             f"{row['p50_ms']:>9}{row['p99_ms']:>9}"
         )
     if given.out:

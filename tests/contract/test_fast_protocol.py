@@ -184,3 +184,27 @@ async def test_both_ways_say_the_same(
         kept = {k: v for k, v in got.items() if k not in ("date", "x-request-id", "content-length")}
         told.append((status, {k: v for k, v in kept.items() if "replayed" not in k}, content))
     assert told[0] == told[1]
+
+
+async def test_reads_say_the_same_both_ways(api: Api, organizer: Person):
+    """From memory and from the database, with and without a query or a body."""
+    event = await api.on_sale(organizer, capacity=3)
+    wire = await Wire.to(api)
+    for path in (f"/v1/events/{event['id']}", f"/v1/events/{event['id']}/availability"):
+        told = []
+        for line, body in ((path, b""), (path, b""), (f"{path}?", b""), (path, b"{}")):
+            head = f"GET {line} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+            await wire.send(head.encode() + body)
+            status, headers, content = await wire.answer()
+            content.pop("as_of", None)
+            told.append((status, headers["content-type"], headers["cache-control"], content))
+        assert all(answer == told[0] for answer in told)
+        assert told[0][0] == 200
+
+
+async def test_a_read_with_a_token_is_not_the_public_one(api: Api, organizer: Person):
+    draft = await api.draft(organizer)
+    wire = await Wire.to(api)
+    for token, expected in ((f"authorization: Bearer {organizer.token}\r\n", 200), ("", 404)):
+        await wire.send(f"GET /v1/events/{draft['id']} HTTP/1.1\r\nhost: x\r\n{token}\r\n".encode())
+        assert (await wire.answer())[0] == expected

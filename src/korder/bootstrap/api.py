@@ -52,8 +52,6 @@ class Api:
         self._settings = settings
         self._background = Background()
         self._app: Asgi | None = None
-        #: The hot POST routes that `KorderProtocol` takes the short way, by path.
-        self.fast: dict[bytes, FastHandler] = {}
         #: What to close, last made first.
         self._closing: list[Callable[[], Awaitable[Any]]] = []
 
@@ -64,6 +62,18 @@ class Api:
         if scope["type"] == "lifespan":
             return self._lifespan(receive, send)
         return send({"type": "websocket.close", "code": 1000})
+
+    def fast(self, method: bytes, url: bytes) -> FastHandler | None:
+        """What `KorderProtocol` takes the short way: see its module."""
+        if self._app is None:
+            return None
+        if method == b"POST":
+            return self.reserve.begin if url == b"/v1/reservations" else None
+        if method == b"GET" and url.startswith(b"/v1/events/"):
+            if url.endswith(b"/availability"):
+                return self.availability.begin
+            return self.public_events.begin if url.count(b"/") == 3 else None
+        return None
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -92,7 +102,6 @@ class Api:
         self._background.every(METRICS_S, "metrics", exporter.export)
         await self._start_parts()
         self._app = edge
-        self.fast[b"/v1/reservations"] = self.reserve.begin
 
     def _make_domains(self, blocking: valkey.Client) -> None:
         settings, invalidation = self._settings, self.invalidation
@@ -114,6 +123,8 @@ class Api:
         )
         snapshots = Snapshots(self.pool)
         self.events = EventService(self.pool, self.reservations, self.users, invalidation)
+        self.availability = AvailabilityRoutes(self.reservations)
+        self.public_events = EventRoutes(self.events)
         self.reserve = ReserveRoutes(self.authenticator, snapshots, self.gate, self.reservations)
         invalidation.on("event", snapshots.drop)
         invalidation.on("event", self.reservations.forget_availability)
@@ -131,8 +142,8 @@ class Api:
         described = openapi.document(framework, hot_openapi.paths(), hot_openapi.schemas())
         hot = HotRoutes()
         hot.add("POST", "/v1/reservations", self.reserve.reserve)
-        hot.only("/v1/events/{id}/availability", AvailabilityRoutes(self.reservations).get)
-        hot.add("GET", "/v1/events/{id}", EventRoutes(self.events).get)
+        hot.only("/v1/events/{id}/availability", self.availability.get)
+        hot.add("GET", "/v1/events/{id}", self.public_events.get)
         Operation(
             health.checks(self.pool, self.client),
             msgspec.json.encode(described),

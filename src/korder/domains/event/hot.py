@@ -4,7 +4,7 @@ from uuid import UUID
 
 from korder.domains.event.service import EventService
 from korder.kernel.errors import Code, Refusal
-from korder.platform.http.edge import Call, Reply
+from korder.platform.http.edge import Call, Pending, Reply, public_json
 
 
 class EventRoutes:
@@ -12,6 +12,13 @@ class EventRoutes:
 
     def __init__(self, events: EventService) -> None:
         self._events = events
+
+    def begin(self, call: Call, body: bytes, _pending: Pending) -> Reply | bool:
+        """The short way: what is in memory; everything else is left to `get`."""
+        if b"authorization" in call.headers or body:
+            return False
+        found = self._events.cached_public(call.path[len("/v1/events/") :])
+        return False if found is None else public_json(found)
 
     async def get(self, call: Call) -> Reply | None:
         """GET /v1/events/{id}; who sends a token may see more and is left to the framework."""
@@ -21,12 +28,7 @@ class EventRoutes:
         body = self._events.cached_public(text)
         if body is None:
             body = await self._events.public(_uuid(text))
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"public, max-age=0, s-maxage=1"),
-        ]
-        return 200, headers, body
+        return public_json(body)
 
 
 def _uuid(text: str) -> UUID:

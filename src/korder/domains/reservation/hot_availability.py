@@ -3,7 +3,7 @@
 from korder.domains.reservation.order import uuid_of
 from korder.domains.reservation.service import ReservationService
 from korder.kernel.errors import Code, Refusal
-from korder.platform.http.edge import Call, Reply
+from korder.platform.http.edge import Call, Pending, Reply, public_json
 
 _BEFORE, _AFTER = len("/v1/events/"), len("/availability")
 
@@ -14,6 +14,11 @@ class AvailabilityRoutes:
     def __init__(self, service: ReservationService) -> None:
         self._service = service
 
+    def begin(self, call: Call, body: bytes, _pending: Pending) -> Reply | bool:
+        """The short way: what is fresh in memory; everything else is left to `get`."""
+        found = self._service.availability_cached(call.path[_BEFORE:-_AFTER])
+        return False if found is None or body else public_json(found)
+
     async def get(self, call: Call) -> Reply:
         """The counts, at most one second old."""
         event_text = call.path[_BEFORE:-_AFTER]
@@ -23,9 +28,4 @@ class AvailabilityRoutes:
             found = await self._service.availability_json(event_id) if event_id else None
         if found is None:
             raise Refusal(Code.NOT_FOUND)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(found)),
-            (b"cache-control", b"public, max-age=0, s-maxage=1"),
-        ]
-        return 200, headers, found
+        return public_json(found)

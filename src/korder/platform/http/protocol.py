@@ -1,4 +1,4 @@
-"""The HTTP/1.1 protocol of the API processes: uvicorn's, with a short way for hot POST routes.
+"""The HTTP/1.1 protocol of the API processes: uvicorn's, with a short way for hot routes.
 
 The ASGI way gives every request a scope, a task, an event and a chain of coroutines, which
 together cost more than all that the reserve path does itself. Here a request on a fast route is
@@ -9,7 +9,7 @@ done, so there is one place for each rule. Measured in docs/adr/0009-fast-protoc
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import structlog
@@ -30,10 +30,13 @@ _HEAD_TOO_LONG = (
 
 
 class FastApp(Protocol):
-    """What the protocol asks of the application; `fast` is empty until it has started."""
+    """What the protocol asks of the application."""
 
-    fast: Mapping[bytes, FastHandler]
     edge: Edge
+
+    def fast(self, method: bytes, url: bytes) -> FastHandler | None:
+        """The handler of a fast route; None for all others, and before the start."""
+        ...
 
 
 class _NoEvent:
@@ -143,7 +146,7 @@ class KorderProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Take the short way, or uvicorn's."""
         self.unread = 0
-        handler = self.application.fast.get(self.url)
+        handler = self.application.fast(self.parser.get_method(), self.url)
         if handler is None or not self._is_plain():
             self._leave_to_uvicorn()
             return
@@ -186,8 +189,7 @@ class KorderProtocol(HttpToolsProtocol):
         """Nothing about this request or its connection is unusual."""
         parser = self.parser
         return (
-            parser.get_method() == b"POST"
-            and (self.cycle is None or self.cycle.response_complete)
+            (self.cycle is None or self.cycle.response_complete)
             and not self.pipeline
             and not self.flow.write_paused
             and not self.expect_100_continue
