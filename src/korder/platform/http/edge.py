@@ -107,6 +107,11 @@ def too_large(most: int) -> Refusal:
     return Refusal(Code.PAYLOAD_TOO_LARGE, params={"max": most})
 
 
+#: A template, and its handlers by method.
+Route: TypeAlias = tuple[str, dict[str, HotHandler]]
+_NOT_HOT: Route = ("", {})
+
+
 def public_json(body: bytes) -> Reply:
     """200 for everybody: shared caches may keep it for the second that it may be old."""
     headers = [
@@ -121,20 +126,20 @@ class HotRoutes:
     """Exact paths, and paths with one id in the middle, by method."""
 
     def __init__(self) -> None:
-        self._exact: dict[str, dict[str, HotHandler]] = {}
-        self._around: list[tuple[str, str, dict[str, HotHandler]]] = []
+        self._exact: dict[str, Route] = {}
+        self._around: list[tuple[str, str, Route]] = []
 
     def add(self, method: str, path: str, handler: HotHandler) -> None:
         """`path` is literal but for at most one `{id}`, which stands for one segment."""
         before, marker, after = path.partition("{id}")
         if not marker:
-            self._exact.setdefault(path, {})[method] = handler
+            self._exact.setdefault(path, (path, {}))[1][method] = handler
             return
-        for known_before, known_after, handlers in self._around:
+        for known_before, known_after, (_, handlers) in self._around:
             if (known_before, known_after) == (before, after):
                 handlers[method] = handler
                 return
-        self._around.append((before, after, {method: handler}))
+        self._around.append((before, after, (path, {method: handler})))
 
     def only(self, path: str, handler: HotHandler) -> None:
         """GET and HEAD on a path that the framework does not know; whatever else is a 405."""
@@ -148,17 +153,17 @@ class HotRoutes:
         self.add("GET", path, handler)
         self.add(_OTHER, path, other)
 
-    def find(self, path: str) -> dict[str, HotHandler]:
-        """The handlers of a path by method; empty when it is not hot."""
+    def find(self, path: str) -> Route:
+        """The template of a path and its handlers by method; empty when it is not hot."""
         exact = self._exact.get(path)
         if exact is not None:
             return exact
-        for before, after, handlers in self._around:
+        for before, after, route in self._around:
             if path.startswith(before) and path.endswith(after):
                 middle = path[len(before) : len(path) - len(after)]
                 if middle and "/" not in middle:
-                    return handlers
-        return {}
+                    return route
+        return _NOT_HOT
 
 
 class Edge:
@@ -173,13 +178,13 @@ class Edge:
         self.body_max = body_max
         self._id_prefix = os.urandom(6).hex().encode()
         self._count = 0
-        #: Requests by (route or "hot path", status), read by the metrics exporter.
+        #: Requests by (route template, status), read by the metrics exporter.
         self.answers: Counter[tuple[str, int]] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
         headers = dict(scope["headers"])
-        handlers = self._hot.find(scope["path"])
+        template, handlers = self._hot.find(scope["path"])
         handler = handlers.get(scope["method"]) or handlers.get(_OTHER)
         request_id = self.request_id(headers.get(b"x-request-id"))
         call = Call(scope, headers, receive, self.body_max)
@@ -198,7 +203,7 @@ class Edge:
             await self._framework(call, request_id, send)
             return
         status, out, body = reply
-        self.answers["hot" if handler is not None else "unread", status] += 1
+        self.answers[template or "unread", status] += 1
         out.append((b"x-request-id", request_id))
         await send({"type": "http.response.start", "status": status, "headers": out})
         await send({"type": "http.response.body", "body": body})
@@ -240,6 +245,10 @@ class Edge:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
             await self._inner(scope, counted, tagged)
+
+    def count(self, path: str, status: int) -> None:
+        """One answer that was given without coming through here."""
+        self.answers[self._hot.find(path)[0], status] += 1
 
     def request_id(self, given: bytes | None) -> bytes:
         """The client's id if it is a sane one, else one of ours."""

@@ -78,7 +78,7 @@ class FastCycle:
         """Write the reply; a client that has gone gets none."""
         protocol = self.protocol
         status, headers, body = reply
-        protocol.edge.answers["hot", status] += 1
+        protocol.edge.count(self.call.path, status)
         self.response_complete = True
         if self.disconnected or protocol.transport.is_closing():
             return
